@@ -1,0 +1,158 @@
+/**
+ * The only file that loads the native addon and finds the `stress` worker.
+ * The interfaces below are the contract between TypeScript and `native/`.
+ */
+import { accessSync, constants, existsSync } from "node:fs";
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+import { MachineError } from "./errors.ts";
+
+/** How a child is started; everything is done in the child between fork and exec, in the order of the fields. */
+export interface SpawnOptions {
+  /** Absolute path of the program. */
+  file: string;
+  /** argv, argv[0] included. */
+  args: string[];
+  /** The whole environment as `KEY=value`. */
+  env: string[];
+  cwd?: string;
+  /** cgroup v2: an open descriptor of the cgroup's directory for clone3(CLONE_INTO_CGROUP). */
+  cgroupFd?: number;
+  /** cgroup v1 (and v2 where clone3 cannot): `cgroup.procs` files that the child writes itself into before exec. */
+  cgroupProcs?: string[];
+  /** /proc/self/oom_score_adj, -1000..1000. */
+  oomScoreAdj?: number;
+  /** setrlimit: resource name as in getrlimit(2) without RLIMIT_ ("AS", "MEMLOCK"), soft = hard, in its own unit. */
+  rlimits?: { resource: string; value: number }[];
+  /** set_mempolicy(2): mode and nodes. */
+  mempolicy?: { mode: "bind" | "preferred" | "interleave"; nodes: number[] };
+  /** sched_setaffinity(2). */
+  cpus?: number[];
+  uid?: number;
+  gid?: number;
+  /** Descriptors of ours that become 0, 1, 2, ... of the child; -1 is /dev/null. All others are closed on exec. */
+  stdio: number[];
+  /** The child gets this signal when the thread that started it ends (PR_SET_PDEATHSIG, set last, parent re-checked). */
+  pdeathsig?: number;
+}
+
+/** What waitid(2) said of a child, with its rusage. */
+export interface ExitInfo {
+  pid: number;
+  /** Exit status, or null when a signal ended it. */
+  code: number | null;
+  /** Signal number, or null when it exited. */
+  signal: number | null;
+  coreDumped: boolean;
+  /** CPU time in microseconds. */
+  userUs: number;
+  systemUs: number;
+}
+
+/** A watched descriptor. */
+export interface PollHandle {
+  close(): void;
+}
+
+/** An error of a system call: `code` is the errno's name, `syscall` the call, `path` the file where there is one. */
+export interface SystemCallError extends Error {
+  code: string;
+  errno: number;
+  syscall: string;
+  path?: string;
+}
+
+/** Memory held inside this process by the addon's memory engine. */
+export interface MemoryRegion {
+  /** Bytes mapped. */
+  readonly size: number;
+  /** Bytes touched so far. */
+  readonly touched: number;
+  /** Touch the next `bytes` (page by page), returns bytes touched by this call. Throws SystemCallError when the kernel says no. */
+  touch(bytes: number): number;
+  /** Touch what has been touched once more. */
+  retouch(): void;
+  free(): void;
+}
+
+/** The addon: the system calls that Node lacks, and the memory engine. */
+export interface Addon {
+  /**
+   * Starts a child. Does not copy this process's page tables (vfork semantics), whatever its RSS.
+   * A failure before or in exec is thrown as SystemCallError naming the step (`syscall`) and the path.
+   */
+  spawn(options: SpawnOptions): { pid: number; pidfd: number };
+  /** Calls back once, when the child has ended and been reaped (waitid); closes the pidfd. Keeps the event loop alive. */
+  onExit(child: { pid: number; pidfd: number }, callback: (exit: ExitInfo) => void): void;
+  /** Sends a signal through the pidfd: never hits a recycled pid. False when the child has already been reaped. */
+  signal(child: { pid: number; pidfd: number }, signal: number): boolean;
+  /** Watches a descriptor (`readable`: POLLIN, `priority`: POLLPRI as cgroup v2's *.events and PSI need it). */
+  poll(fd: number, event: "readable" | "priority", callback: () => void): PollHandle;
+  /** eventfd(2), non-blocking and close-on-exec: for cgroup v1's cgroup.event_control. */
+  eventfd(): number;
+  /** pipe2(O_CLOEXEC): [read end (non-blocking), write end]. */
+  pipe(): [number, number];
+  /** socketpair(AF_UNIX, SOCK_STREAM, O_CLOEXEC): both ends blocking except the first, which is non-blocking. */
+  socketpair(): [number, number];
+  /**
+   * All records that a non-blocking /dev/kmsg descriptor has now, each as the kernel wrote it
+   * (`prio,seq,us,flags;text` with continuation lines). `lost`: the ring overran us (EPIPE) before the first record returned
+   * after it; reading goes on behind the gap. At most `max` records a call.
+   */
+  readKmsg(fd: number, max: number): { records: string[]; lost: boolean };
+  /** statfs(2).f_type, e.g. 0x63677270 = CGROUP2_SUPER_MAGIC, 0x27e0eb = CGROUP_SUPER_MAGIC. */
+  fsMagic(path: string): number;
+  /** flock(LOCK_EX | LOCK_NB): false when another open file holds it. */
+  lock(fd: number): boolean;
+  /** prctl(PR_SET_PDEATHSIG) of this process. */
+  setParentDeathSignal(signal: number): void;
+  /** prctl(PR_SET_CHILD_SUBREAPER). */
+  setChildSubreaper(on: boolean): void;
+  /** Reaps whatever orphans were given to us as subreaper, except our own spawned children; returns what ended. */
+  reapOrphans(): ExitInfo[];
+  /** Effective capabilities as a bit mask in hex, e.g. from capget(2): "1fffeffffff". */
+  capabilities(): string;
+  /** Maps `size` bytes of anonymous private memory, to be touched with MemoryRegion.touch. */
+  allocate(size: number, options?: { hugePages?: boolean; content?: "zero" | "pattern" | "random" }): MemoryRegion;
+}
+
+const root = new URL("../", import.meta.url);
+
+function find(name: string): string | undefined {
+  const candidates = [
+    new URL(`native/build/Release/${name}`, root),
+    new URL(`prebuilds/linux-${process.arch}/${name}`, root),
+  ];
+  return candidates.map((url) => fileURLToPath(url)).find((path) => existsSync(path));
+}
+
+const missing = (what: string): MachineError =>
+  new MachineError("NATIVE_MISSING", `the native part is not built: no ${what} in ${fileURLToPath(new URL("native/build/Release", root))}`, {
+    hint: "run `npm run setup` in the oomlab folder (it needs Linux, a C++ compiler, make and python3)",
+  });
+
+let addon: Addon | undefined;
+
+/** Loads the addon once. Throws MachineError where it is not built or does not load. */
+export function loadAddon(): Addon {
+  if (addon) return addon;
+  const path = find("oomlab.node");
+  if (!path) throw missing("oomlab.node");
+  try {
+    addon = createRequire(import.meta.url)(path) as Addon;
+  } catch (cause) {
+    throw new MachineError("NATIVE_BROKEN", `the native addon ${path} does not load: ${(cause as Error).message}`, {
+      cause,
+      hint: "run `npm run setup` again",
+    });
+  }
+  return addon;
+}
+
+/** Absolute path of the static `stress` worker. */
+export function stressPath(): string {
+  const path = find("stress");
+  if (!path) throw missing("stress");
+  accessSync(path, constants.X_OK);
+  return path;
+}
