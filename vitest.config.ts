@@ -1,0 +1,31 @@
+import { defineConfig, type ViteUserConfig } from "vitest/config";
+import { SkipReporter } from "./test/helpers/reporter.ts";
+
+const ci = process.env["CI"] === "true";
+
+/** Unit tests run side by side; tests that press on the kernel have it to themselves, one file after another. */
+const config: ViteUserConfig = defineConfig({
+  test: {
+    pool: "forks",
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
+    reporters: ["default", new SkipReporter(), ...(ci ? ["json" as const] : [])],
+    outputFile: { json: "test-results/vitest.json" },
+    projects: [
+      {
+        extends: true,
+        test: { name: "unit", include: ["test/*.test.ts", "test/unit/**/*.test.ts"], sequence: { groupOrder: 0 } },
+      },
+      {
+        extends: true,
+        test: { name: "integration", include: ["test/integration/**/*.test.ts"], fileParallelism: false, sequence: { groupOrder: 1 } },
+      },
+      {
+        extends: true,
+        test: { name: "e2e", include: ["test/e2e/**/*.test.ts"], fileParallelism: false, testTimeout: 180_000, sequence: { groupOrder: 2 } },
+      },
+    ],
+  },
+});
+
+export default config;
