@@ -100,6 +100,8 @@ export interface Addon {
    * after it; reading goes on behind the gap. At most `max` records a call.
    */
   readKmsg(fd: number, max: number): { records: string[]; lost: boolean };
+  /** lseek(fd, 0, SEEK_END): on /dev/kmsg, behind the last record. */
+  seekEnd(fd: number): void;
   /** statfs(2).f_type, e.g. 0x63677270 = CGROUP2_SUPER_MAGIC, 0x27e0eb = CGROUP_SUPER_MAGIC. */
   fsMagic(path: string): number;
   /** flock(LOCK_EX | LOCK_NB): false when another open file holds it. */

@@ -1,0 +1,79 @@
+/** What this kernel and this user can do, found by looking. */
+import { closeSync, constants, existsSync, openSync, readFileSync, readdirSync, readlinkSync } from "node:fs";
+import { availableParallelism, release } from "node:os";
+import { probeCgroups } from "../cgroup/index.ts";
+import type { Capabilities } from "../plan.ts";
+
+const read = (path: string): string => {
+  try {
+    return readFileSync(path, "latin1");
+  } catch {
+    return "";
+  }
+};
+
+/** linux/capability.h, those a scenario can need, by bit. */
+const capabilityBits: Record<string, number> = { KILL: 5, SETGID: 6, SETUID: 7, IPC_LOCK: 14, SYS_ADMIN: 21, SYS_NICE: 23, SYS_RESOURCE: 24, SYSLOG: 34 };
+
+/** Names of userspace OOM killers as they stand in /proc/PID/comm (15 bytes at most). */
+const oomKillers = new Set(["systemd-oomd", "earlyoom", "nohang", "oomd"]);
+
+function runningOomKillers(): string[] {
+  const found = new Set<string>();
+  for (const entry of readdirSync("/proc")) {
+    if (!/^\d+$/.test(entry)) continue;
+    const comm = read(`/proc/${entry}/comm`).trim();
+    if (oomKillers.has(comm)) found.add(comm);
+  }
+  return [...found].sort();
+}
+
+function kmsgProblem(): string | null {
+  if (!existsSync("/dev/kmsg")) return "there is no /dev/kmsg, so the kernel's own records cannot be read (a container: run it with --privileged)";
+  try {
+    const fd = openSync("/dev/kmsg", constants.O_RDONLY | constants.O_NONBLOCK);
+    closeSync(fd);
+    return null;
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "EPERM" || code === "EACCES") return "no permission to read /dev/kmsg: run oomlab as root (or with CAP_SYSLOG)";
+    return `the kernel log /dev/kmsg cannot be read: ${(error as Error).message}`;
+  }
+}
+
+/** Probes the machine oomlab stands on. Cheap (below 2 ms): it runs before every scenario file. */
+export function probe(): Capabilities {
+  const meminfo = read("/proc/meminfo");
+  const kB = (key: string): number => Number(new RegExp(`^${key}:\\s+(\\d+)`, "m").exec(meminfo)?.[1] ?? 0);
+  const status = read("/proc/self/status");
+  const effective = BigInt(`0x${/^CapEff:\s+([0-9a-f]+)/m.exec(status)?.[1] ?? "0"}`);
+  const { hierarchies, problems } = probeCgroups("/");
+  const hugePages = kB("HugePages_Free") - kB("HugePages_Rsvd");
+  return {
+    kernel: release(),
+    cpus: availableParallelism(),
+    uid: process.getuid?.() ?? -1,
+    memTotal: kB("MemTotal") * 1024,
+    memAvailable: kB("MemAvailable") * 1024,
+    swapTotal: kB("SwapTotal") * 1024,
+    hierarchies,
+    cgroupProblems: problems,
+    kmsgProblem: kmsgProblem(),
+    capabilities: Object.entries(capabilityBits)
+      .filter(([, bit]) => (effective >> BigInt(bit)) & 1n)
+      .map(([name]) => name),
+    oomScoreAdj: Number(read("/proc/self/oom_score_adj") || 0),
+    hugetlbFree: Math.max(0, hugePages) * kB("Hugepagesize") * 1024,
+    oomKillers: runningOomKillers(),
+    systemd: existsSync("/run/systemd/system"),
+    initPidNamespace: linkIs("/proc/self/ns/pid", "pid:[4026531836]"),
+  };
+}
+
+function linkIs(path: string, target: string): boolean {
+  try {
+    return readlinkSync(path) === target;
+  } catch {
+    return false;
+  }
+}

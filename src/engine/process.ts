@@ -1,0 +1,172 @@
+/** The processes of a run: started straight inside their cgroup, watched until they are reaped. */
+import { accessSync, closeSync, constants, existsSync, readSync, statSync, writeSync } from "node:fs";
+import { constants as osConstants } from "node:os";
+import { delimiter, isAbsolute, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import type { Placement } from "../cgroup/index.ts";
+import { MachineError } from "../errors.ts";
+import { type Addon, type ExitInfo, type PollHandle, stressPath } from "../native.ts";
+import type { PlannedProcess } from "../plan.ts";
+import type { WorkerReport } from "../record.ts";
+
+const signals = osConstants.signals as Record<string, number>;
+const signalNames = new Map(Object.entries(signals).map(([name, number]) => [number, name]));
+
+export const signalName = (number: number): string => signalNames.get(number) ?? `SIG${number}`;
+
+/** A signal's number by its name; undefined for none. */
+export const signalNumber = (name: string): number | undefined => signals[name];
+
+/** How much of a process's output is kept: its last words, not its work. */
+const outputLimit = 16_384;
+
+export interface ProcessHandlers {
+  report(report: WorkerReport): void;
+  output(text: string): void;
+  exit(exit: ExitInfo): void;
+}
+
+export interface RunningProcess {
+  readonly pid: number;
+  /** Sends a signal; false when it has already been reaped. */
+  signal(number: number): boolean;
+  /** Lets a worker that has touched all its memory go on. */
+  goOn(): void;
+  /** Lets a worker that holds its memory `forever` end. */
+  release(): void;
+}
+
+/** Finds a program as execvp(3) would. */
+function findProgram(name: string, cwd: string): string {
+  if (isAbsolute(name)) return name;
+  if (name.includes("/")) return join(cwd, name);
+  for (const directory of (process.env["PATH"] ?? "/usr/local/bin:/usr/bin:/bin").split(delimiter)) {
+    const path = join(directory, name);
+    try {
+      accessSync(path, constants.X_OK);
+      if (statSync(path).isFile()) return path;
+    } catch {
+      continue;
+    }
+  }
+  throw new MachineError("PROGRAM_MISSING", `the program ${JSON.stringify(name)} is not in PATH`, { hint: "install it, or name it by its path (relative to the scenario file)" });
+}
+
+/** Path of the program of the `node` workload. */
+function workloadPath(): string {
+  const path = [new URL("../workload.cjs", import.meta.url), new URL("./workload.cjs", import.meta.url), new URL("../../dist/workload.cjs", import.meta.url)].map((url) => fileURLToPath(url)).find((file) => existsSync(file));
+  if (path === undefined) throw new MachineError("NOT_BUILT", "the program of the node workload is not built", { hint: "run `npm run setup` in the oomlab folder" });
+  return path;
+}
+
+function commandLine(plan: PlannedProcess, cwd: string): { file: string; args: string[]; env: Record<string, string | undefined> } {
+  if (plan.program === "stress") return { file: stressPath(), args: ["stress", ...plan.argv, "--report-fd", "3", "--sync-fd", "4"], env: {} };
+  if (plan.program === "node") return { file: process.execPath, args: ["node", workloadPath(), ...plan.argv], env: { ...process.env, ...plan.env } };
+  const [name, ...args] = plan.argv;
+  return { file: findProgram(name ?? "", cwd), args: [name ?? "", ...args], env: { ...process.env, ...plan.env } };
+}
+
+/** Starts a planned process in its cgroup. Throws SystemCallError where the kernel refuses, MachineError where a program is missing. */
+export function startProcess(addon: Addon, plan: PlannedProcess, placement: Placement, cwd: string, ownOomScoreAdj: number, handlers: ProcessHandlers): RunningProcess {
+  const open: number[] = [];
+  const polls: PollHandle[] = [];
+  const shut = (fd: number): void => {
+    const at = open.indexOf(fd);
+    if (at < 0) return;
+    open.splice(at, 1);
+    closeSync(fd);
+  };
+  try {
+    const reports = plan.program !== "command";
+    const [outputRead, outputWrite] = addon.pipe();
+    open.push(outputRead, outputWrite);
+    const stdio = [-1, outputWrite, outputWrite];
+    let reportRead = -1;
+    let sync = -1;
+    if (reports) {
+      const [read, write] = addon.pipe();
+      const [ours, theirs] = addon.socketpair();
+      open.push(read, write, ours, theirs);
+      stdio.push(write, theirs);
+      [reportRead, sync] = [read, ours];
+    }
+    const { file, args, env } = commandLine(plan, plan.cwd ?? cwd);
+    const child = addon.spawn({
+      file,
+      args,
+      env: Object.entries(env).flatMap(([key, value]) => (value === undefined ? [] : [`${key}=${value}`])),
+      cwd: plan.cwd ?? cwd,
+      ...placement,
+      // A child of a protected harness would be spared by the OOM killer too.
+      ...(plan.oomScoreAdj !== null ? { oomScoreAdj: plan.oomScoreAdj } : ownOomScoreAdj < 0 ? { oomScoreAdj: 0 } : {}),
+      ...(plan.rlimits.length > 0 ? { rlimits: plan.rlimits } : {}),
+      ...(plan.mempolicy ? { mempolicy: plan.mempolicy } : {}),
+      ...(plan.cpus ? { cpus: plan.cpus } : {}),
+      ...(plan.user ? { uid: plan.user.uid, gid: plan.user.gid } : {}),
+      stdio,
+      pdeathsig: signals["SIGKILL"] ?? 9,
+    });
+    for (const fd of new Set(stdio)) if (fd >= 0) shut(fd);
+
+    let kept = 0;
+    const readOutput = (): void => {
+      const text = readAvailable(outputRead);
+      if (text !== "" && kept < outputLimit) {
+        kept += text.length;
+        handlers.output(text);
+      }
+    };
+    let rest = "";
+    const readReports = (): void => {
+      const lines = (rest + readAvailable(reportRead)).split("\n");
+      rest = lines.pop() ?? "";
+      for (const line of lines) handlers.report(JSON.parse(line) as WorkerReport);
+    };
+    if (plan.program !== "stress") polls.push(addon.poll(outputRead, "readable", readOutput));
+    if (reports) polls.push(addon.poll(reportRead, "readable", readReports));
+    addon.onExit(child, (exit) => {
+      for (const poll of polls) poll.close();
+      if (reports) readReports();
+      readOutput();
+      for (const fd of [...open]) shut(fd);
+      handlers.exit(exit);
+    });
+    return {
+      pid: child.pid,
+      signal: (number) => addon.signal(child, number),
+      goOn: () => {
+        if (!open.includes(sync)) return;
+        try {
+          writeSync(sync, "\n");
+        } catch (error) {
+          if ((error as NodeJS.ErrnoException).code !== "EPIPE") throw error;
+        }
+      },
+      release: () => shut(sync),
+    };
+  } catch (error) {
+    for (const poll of polls) poll.close();
+    for (const fd of [...open]) shut(fd);
+    throw error;
+  }
+}
+
+const chunk = Buffer.allocUnsafe(65_536);
+
+/** What a non-blocking descriptor has now. */
+function readAvailable(fd: number): string {
+  let text = "";
+  for (;;) {
+    let size: number;
+    try {
+      size = readSync(fd, chunk, 0, chunk.length, null);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === "EAGAIN") return text;
+      throw error;
+    }
+    if (size === 0) return text;
+    text += chunk.utf8Slice(0, size);
+    if (size < chunk.length) return text;
+  }
+}
+

@@ -1,0 +1,615 @@
+/**
+ * Runs a plan on this kernel: create, collect, start, settle, remove. Everything that happens is emitted as an event
+ * the moment it happens; nothing is judged here.
+ */
+import { closeSync, constants, openSync, readSync } from "node:fs";
+import { open } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { type CgroupDriver, type Counters, makeDirectory, openCgroups, removeDirectory } from "../cgroup/index.ts";
+import { MachineError, OomlabError } from "../errors.ts";
+import { loadAddon, type PollHandle, type SystemCallError } from "../native.ts";
+import { type Capabilities, hierarchyOf, type Plan, type PlannedProcess, type PlannedStep, type PlannedWrite } from "../plan.ts";
+import type { RunEventBody, SnapshotMoment, WorkerReport } from "../record.ts";
+import type { DelegatedScope } from "./delegate.ts";
+import { type KernelLog, oomKillsOfMachine, openKernelLog } from "./evidence.ts";
+import { type RunningProcess, signalName, signalNumber, startProcess } from "./process.ts";
+
+export type Emit = (event: RunEventBody) => void;
+
+/** How long evidence may trail behind a death: the kernel sends SIGKILL before it prints `Killed process` (mm/oom_kill.c). */
+const evidenceMs = 300;
+const releaseMs = 1_000;
+const removeMs = 5_000;
+
+interface ProcessState {
+  plan: PlannedProcess;
+  running: RunningProcess | null;
+  started: boolean;
+  ended: boolean;
+  /** Workers that have touched all they state. */
+  touched: Set<number>;
+  /** Largest sum of bytes told by its workers. */
+  bytes: Map<number, number>;
+}
+
+/** Runs one plan to its end. Resolves when all that it made is gone; failures of the machine are `error` events. */
+export async function runPlan(plan: Plan, caps: Capabilities, emit: Emit, signal: AbortSignal): Promise<void> {
+  const began = performance.now();
+  const run = new Run(plan, caps, emit, signal);
+  try {
+    await run.execute();
+  } catch (error) {
+    emit(asErrorEvent(error));
+  } finally {
+    await run.remove();
+    emit({ type: "end", durationMs: Math.round(performance.now() - began) });
+  }
+}
+
+function asErrorEvent(error: unknown): RunEventBody {
+  if (error instanceof OomlabError) return { type: "error", code: error.code, message: error.message, hint: error.hint ?? null };
+  const { code, message } = error as NodeJS.ErrnoException;
+  return { type: "error", code: code ?? "UNEXPECTED", message, hint: null };
+}
+
+class Run {
+  readonly #plan: Plan;
+  readonly #caps: Capabilities;
+  readonly #emit: Emit;
+  readonly #signal: AbortSignal;
+  readonly #addon = loadAddon();
+  readonly #directory: string;
+  readonly #processes = new Map<string, ProcessState>();
+  /** Cgroups by their name in the scenario, as made; "" is the run's own. */
+  readonly #made: string[] = [];
+  readonly #watches: PollHandle[] = [];
+  readonly #descriptors: number[] = [];
+  readonly #lastLevels = new Map<string, string>();
+  #cgroups: CgroupDriver | null = null;
+  #parent: string | null = null;
+  #cpusetParent: string | null = null;
+  #scope: DelegatedScope | null = null;
+  #log: KernelLog | null = null;
+  /** The run's place in a wait: called whenever something happened that may end it. */
+  #changed: () => void = () => {};
+  #sampler: NodeJS.Timeout | null = null;
+  #killsBefore = 0;
+  #killedLines = new Set<string>();
+
+  constructor(plan: Plan, caps: Capabilities, emit: Emit, signal: AbortSignal) {
+    this.#plan = plan;
+    this.#caps = caps;
+    this.#emit = emit;
+    this.#signal = signal;
+    this.#directory = plan.file === "-" ? process.cwd() : dirname(resolve(plan.file));
+    for (const spec of plan.processes) this.#processes.set(spec.name, { plan: spec, running: null, started: false, ended: false, touched: new Set(), bytes: new Map() });
+  }
+
+  async execute(): Promise<void> {
+    this.#emit({ type: "phase", phase: "create" });
+    await this.#create();
+    this.#emit({ type: "phase", phase: "collect" });
+    this.#collect();
+    this.#emit({ type: "phase", phase: "start" });
+    for (const { plan } of this.#processes.values()) if (plan.start === "auto") this.#start(plan.name);
+    this.#sample(10);
+    const deadline = sleep(this.#plan.timeoutMs, "timeout" as const, { signal: this.#signal }).catch(() => "interrupted" as const);
+    const steps = this.#runSteps();
+    const ended = await Promise.race([deadline, steps.then(() => this.#whenDone())]);
+    if (ended === "timeout") this.#emit({ type: "timeout", ms: this.#plan.timeoutMs });
+    if (ended === "interrupted") this.#emit({ type: "interrupted", reason: String(this.#signal.reason ?? "interrupted") });
+    this.#emit({ type: "phase", phase: "settle" });
+    await this.#settle();
+    await this.#endProcesses(ended === undefined ? "cleanup" : ended);
+    this.#snapshot("end");
+    this.#drain();
+  }
+
+  // create ---------------------------------------------------------------------------------------------------------
+
+  async #create(): Promise<void> {
+    const hierarchy = hierarchyOf(this.#caps, this.#plan.cgroupVersion);
+    if (!hierarchy) throw new MachineError("NO_CGROUP", this.#caps.cgroupProblems[this.#plan.cgroupVersion] ?? "no usable cgroup hierarchy");
+    let { directory, cpusetDirectory } = hierarchy;
+    const top = this.#plan.top.name;
+    if (this.#caps.systemd) {
+      const { delegatedScope } = await import("./delegate.ts");
+      this.#scope = await delegatedScope(this.#addon, top, this.#plan.cgroupVersion, hierarchy.mount);
+      ({ directory } = this.#scope);
+    }
+    const usesCpuset = this.#plan.cgroups.some(({ writes }) => writes.some(({ file }) => file.startsWith("cpuset.")));
+    cpusetDirectory = usesCpuset ? cpusetDirectory : null;
+    this.#parent = directory;
+    this.#cpusetParent = cpusetDirectory;
+    makeDirectory(join(directory, top));
+    if (cpusetDirectory !== null) makeDirectory(join(cpusetDirectory, top));
+    // Held for as long as this process lives: `clean` removes only cgroups whose lock is free.
+    for (const parent of [directory, cpusetDirectory]) {
+      if (parent === null) continue;
+      const fd = openSync(join(parent, top), constants.O_RDONLY | constants.O_DIRECTORY);
+      this.#descriptors.push(fd);
+      this.#addon.lock(fd);
+    }
+    const driver = openCgroups({ ...hierarchy, directory, cpusetDirectory }, top);
+    this.#cgroups = driver;
+    // On v2 a parent passes a controller on only when it is told to.
+    const passed = this.#plan.top.writes.find(({ file }) => file === "cgroup.subtree_control");
+    if (passed && driver.version === 2) driver.write("..", passed.file, passed.value);
+    this.#make("", this.#plan.top.path);
+    for (const cgroup of this.#plan.cgroups) this.#make(cgroup.name, cgroup.path);
+    if (this.#plan.processes.some(({ cgroup }) => cgroup === null) && driver.version === 2) this.#make(unlimited, `${this.#plan.top.path}/${unlimited}`);
+    // Controllers are passed on from above before limits are written below.
+    for (const [name, writes] of [["", this.#plan.top.writes] as const, ...this.#plan.cgroups.map((cgroup) => [cgroup.name, cgroup.writes] as const)]) {
+      for (const write of writes) await this.#write(name, write);
+    }
+  }
+
+  #make(name: string, path: string): void {
+    this.#driver.create(name);
+    this.#made.push(name);
+    this.#emit({ type: "cgroup", cgroup: name, path });
+  }
+
+  get #driver(): CgroupDriver {
+    if (!this.#cgroups) throw new MachineError("NO_CGROUP", "the run has no cgroup yet");
+    return this.#cgroups;
+  }
+
+  /** One write of the plan, read back; the kernel rounds sizes to pages. */
+  async #write(name: string, { file, value, why }: PlannedWrite): Promise<void> {
+    const began = performance.now();
+    try {
+      const read = this.#driver.write(name, file, value);
+      const ms = Math.round(performance.now() - began);
+      const rounded = read !== null && /^\d+$/.test(value) && /^\d+$/.test(read) && read !== value;
+      this.#emit({ type: "write", cgroup: name, file, value, read, errno: null, note: rounded ? `rounded to whole pages: ${read}` : null, ms });
+      if (rounded && Math.abs(Number(read) - Number(value)) >= 65_536 * 4) throw new MachineError("WRITE_NOT_TAKEN", `${file} of cgroup ${name || this.#plan.top.name} reads ${read} after ${value} was written (${why})`);
+    } catch (error) {
+      if (error instanceof OomlabError) throw error;
+      throw writeError(error as NodeJS.ErrnoException, name || this.#plan.top.name, file, value, why);
+    }
+  }
+
+  // collect --------------------------------------------------------------------------------------------------------
+
+  #collect(): void {
+    this.#log = openKernelLog(this.#addon);
+    this.#emit({ type: "vmstat", moment: "before", oomKill: oomKillsOfMachine() });
+    this.#snapshot("before");
+    this.#killsBefore = this.#killCount();
+    for (const name of this.#made) this.#watchOom(name);
+  }
+
+  /** Tells when the kernel's OOM killer comes for a cgroup: POLLPRI on memory.events, on v1 an eventfd. */
+  #watchOom(name: string): void {
+    const { version, oomEventFile } = this.#driver;
+    if (this.#parent === null || name === "") return;
+    const directory = join(this.#parent, this.#plan.top.name, name);
+    try {
+      const file = openSync(join(directory, oomEventFile), constants.O_RDONLY);
+      this.#descriptors.push(file);
+      const told = (): void => this.#emit({ type: "oom-event", cgroup: name, file: oomEventFile });
+      if (version === 2) {
+        this.#watches.push(this.#addon.poll(file, "priority", told));
+        return;
+      }
+      const event = this.#addon.eventfd();
+      this.#descriptors.push(event);
+      this.#driver.write(name, "cgroup.event_control", `${event} ${file}`);
+      this.#watches.push(
+        this.#addon.poll(event, "readable", () => {
+          if (readEventfd(event) > 0n) told();
+        }),
+      );
+    } catch (error) {
+      // Notifications are extra evidence: a kernel without them still has counters and its log.
+      if ((error as NodeJS.ErrnoException).code === undefined) throw error;
+    }
+  }
+
+  /** OOM kills that our cgroups' own counters tell, summed. */
+  #killCount(): number {
+    return this.#made.reduce((sum, name) => {
+      const { "memory.events.local.oom_kill": own, "memory.events.oom_kill": all } = this.#driver.counters(name);
+      return sum + (typeof own === "number" ? own : typeof all === "number" ? all : 0);
+    }, 0);
+  }
+
+  #snapshot(moment: SnapshotMoment, only?: string): void {
+    for (const name of this.#made) {
+      // The ancestors belong to it: a limit above may be the one that is hit.
+      if (only !== undefined && name !== only && name !== "" && !only.startsWith(`${name}/`)) continue;
+      let counters: Counters;
+      try {
+        counters = this.#driver.counters(name);
+      } catch (error) {
+        this.#emit(asErrorEvent(gone(error, name)));
+        continue;
+      }
+      this.#emit({ type: "counters", cgroup: name, moment, counters });
+    }
+    if (moment === "settled" || moment === "end") this.#emit({ type: "vmstat", moment, oomKill: oomKillsOfMachine() });
+  }
+
+  /** Samples levels and drains the kernel log; less often as a run goes on. */
+  #sample(everyMs: number): void {
+    this.#sampler = setTimeout(() => {
+      this.#drain();
+      for (const name of this.#made) {
+        if (name === "") continue;
+        const counters = this.#driver.levels(name);
+        const told = JSON.stringify(counters);
+        if (this.#lastLevels.get(name) === told) continue;
+        this.#lastLevels.set(name, told);
+        this.#emit({ type: "counters", cgroup: name, moment: "sample", counters });
+      }
+      for (const { plan } of this.#processes.values()) if (plan.program === "command" && plan.cgroup !== null) this.#tellProcs(plan.cgroup);
+      this.#changed();
+      this.#sample(Math.min(50, everyMs * 1.05));
+    }, everyMs);
+  }
+
+  #tellProcs(cgroup: string): void {
+    const pids = this.#driver.procs(cgroup);
+    const told = pids.join();
+    if (this.#lastLevels.get(`${cgroup}/procs`) === told) return;
+    this.#lastLevels.set(`${cgroup}/procs`, told);
+    this.#emit({ type: "procs", cgroup, pids });
+  }
+
+  #drain(): void {
+    for (const event of this.#log?.drain() ?? []) {
+      this.#emit(event);
+      if (event.type !== "kmsg" || event.facility !== 0) continue;
+      const killed = /(?:^|: )Killed process (\d+) \(/.exec(event.text);
+      if (killed?.[1]) this.#killedLines.add(`${event.seq} ${killed[1]}`);
+    }
+  }
+
+  // start ----------------------------------------------------------------------------------------------------------
+
+  #start(name: string): void {
+    const state = this.#state(name);
+    const { plan } = state;
+    const cgroup = plan.cgroup ?? (this.#driver.version === 2 ? unlimited : "");
+    const cwd = plan.cwd === null ? this.#directory : resolve(this.#directory, plan.cwd);
+    state.started = true;
+    try {
+      state.running = startProcess(this.#addon, plan, this.#driver.placement(cgroup), cwd, this.#caps.oomScoreAdj, {
+        report: (report) => this.#report(state, report),
+        output: (text) => this.#emit({ type: "output", process: name, text }),
+        exit: ({ pid, code, signal, coreDumped, userUs, systemUs }) => {
+          state.ended = true;
+          this.#emit({ type: "process-exit", process: name, pid, code, signal: signal === null ? null : signalName(signal), coreDumped, userUs, systemUs });
+          this.#changed();
+        },
+      });
+    } catch (error) {
+      state.ended = true;
+      throw spawnError(error, name);
+    }
+    this.#emit({ type: "process-start", process: name, pid: state.running.pid, cgroup: plan.cgroup });
+  }
+
+  #state(name: string): ProcessState {
+    const state = this.#processes.get(name);
+    if (!state) throw new MachineError("NO_PROCESS", `the plan has no process ${name}`);
+    return state;
+  }
+
+  #report(state: ProcessState, report: WorkerReport): void {
+    this.#emit({ type: "worker", process: state.plan.name, report });
+    if (report.type === "progress" || report.type === "touched") state.bytes.set(report.pid, report.touched);
+    if (report.type !== "touched") return;
+    state.touched.add(report.pid);
+    // Its memory is still there: it goes on only when this has been read.
+    this.#snapshot("touched", state.plan.cgroup ?? "");
+    if (state.touched.size >= state.plan.workers) {
+      for (let worker = 0; worker < state.plan.workers; worker++) state.running?.goOn();
+    }
+    this.#changed();
+  }
+
+  /** Whether a process presses no more: it has ended, or holds what it was asked to hold. */
+  #idle({ plan, ended, started, touched }: ProcessState): boolean {
+    return ended || !started || (plan.waits && touched.size >= plan.workers);
+  }
+
+  async #whenDone(): Promise<undefined> {
+    await this.#until(() => [...this.#processes.values()].every((state) => this.#idle(state)));
+    return undefined;
+  }
+
+  /** Waits until something is true, looked at after each event; false at the deadline or when the run is interrupted. */
+  async #until(holds: () => boolean, timeoutMs = Number.POSITIVE_INFINITY): Promise<boolean> {
+    const deadline = performance.now() + timeoutMs;
+    while (!holds()) {
+      if (this.#signal.aborted || performance.now() >= deadline) return false;
+      await new Promise<void>((wake) => {
+        const timer = Number.isFinite(timeoutMs) ? setTimeout(wake, Math.max(1, deadline - performance.now())) : null;
+        const before = this.#changed;
+        this.#changed = () => {
+          this.#changed = before;
+          if (timer) clearTimeout(timer);
+          wake();
+          before();
+        };
+        this.#signal.addEventListener("abort", () => this.#changed(), { once: true });
+      });
+    }
+    return true;
+  }
+
+  // steps ----------------------------------------------------------------------------------------------------------
+
+  async #runSteps(): Promise<void> {
+    for (const [index, step] of this.#plan.steps.entries()) {
+      const began = performance.now();
+      const detail = await this.#step(step);
+      const ms = Math.round(performance.now() - began);
+      this.#emit({ type: "step", index, do: step.do, status: detail === null ? "done" : "failed", detail, ms });
+      if (detail !== null || this.#signal.aborted) return;
+    }
+  }
+
+  /** Does one step; what went otherwise than stated, or null. */
+  async #step(step: PlannedStep): Promise<string | null> {
+    switch (step.do) {
+      case "start":
+        for (const name of step.processes) this.#start(name);
+        return null;
+      case "sleep":
+        await sleep(step.ms, undefined, { signal: this.#signal }).catch(() => undefined);
+        return null;
+      case "wait":
+        return (await this.#until(() => this.#holds(step.until), step.timeoutMs)) ? null : `what it waits for did not come within ${step.timeoutMs} ms: ${this.#describe(step.until)}`;
+      case "write":
+        return this.#writeStep(step);
+      case "kill":
+        return this.#killStep(step);
+      case "move": {
+        const { running } = this.#state(step.process);
+        if (!running) return `process ${step.process} has not been started`;
+        this.#driver.attach(step.cgroup, running.pid);
+        return null;
+      }
+      case "reclaim":
+        return this.#control(step.cgroup, this.#driver.version === 2 ? "memory.reclaim" : "memory.force_empty", String(step.size), null);
+      default:
+        return `the step "${step.do}" acts on the whole machine, which is not done on a host`;
+    }
+  }
+
+  #holds(until: Extract<PlannedStep, { do: "wait" }>["until"]): boolean {
+    if (until.of === "process") {
+      const state = this.#state(until.process);
+      if (until.state === "exited") return state.ended;
+      const touched = [...state.bytes.values()].reduce((sum, bytes) => sum + bytes, 0);
+      return until.touched === null ? state.touched.size >= state.plan.workers : touched >= until.touched;
+    }
+    const counters = this.#driver.counters(until.cgroup);
+    return until.counters.every(({ key, compare }) => {
+      const value = counters[key];
+      return value !== undefined && compares(value === "max" ? Number.POSITIVE_INFINITY : value, compare.op, compare.value);
+    });
+  }
+
+  #describe(until: Extract<PlannedStep, { do: "wait" }>["until"]): string {
+    if (until.of === "process") return until.state === "exited" ? `the end of ${until.process}` : `${until.process} having touched ${until.touched ?? "all its"} bytes`;
+    const counters = this.#driver.counters(until.cgroup);
+    return until.counters.map(({ key, compare }) => `${key} ${compare.text} in ${until.cgroup} (it is ${counters[key] ?? "not told by this kernel"})`).join(", ");
+  }
+
+  async #writeStep(step: Extract<PlannedStep, { do: "write" }>): Promise<string | null> {
+    for (const { file, value } of step.writes) {
+      const problem = await this.#control(step.cgroup, file, value, step.errno);
+      if (problem !== null) return problem;
+    }
+    this.#snapshot("step", step.cgroup);
+    return null;
+  }
+
+  /** A write that may block (a limit lowered below the usage reclaims and kills first), so in the thread pool. */
+  async #control(cgroup: string, file: string, value: string, errno: string | null): Promise<string | null> {
+    if (this.#parent === null) return "the run has no cgroup";
+    const path = join(this.#parent, this.#plan.top.name, cgroup, file);
+    const began = performance.now();
+    let code: string | null = null;
+    try {
+      const handle = await open(path, constants.O_WRONLY);
+      try {
+        await handle.write(value);
+      } finally {
+        await handle.close();
+      }
+    } catch (error) {
+      code = (error as NodeJS.ErrnoException).code ?? "UNKNOWN";
+    }
+    this.#emit({ type: "write", cgroup, file, value, read: null, errno: code, note: null, ms: Math.round(performance.now() - began) });
+    if (code === errno) return null;
+    return errno === null ? `writing ${value} to ${file} of ${cgroup} failed with ${code}` : `writing ${value} to ${file} of ${cgroup} was to fail with ${errno}, and ${code === null ? "succeeded" : `failed with ${code}`}`;
+  }
+
+  #killStep(step: Extract<PlannedStep, { do: "kill" }>): string | null {
+    const number = signalNumber(step.signal);
+    if (number === undefined) return `there is no signal ${step.signal}`;
+    if (step.process !== null) {
+      const state = this.#state(step.process);
+      if (!state.running || state.ended) return `process ${step.process} is not running`;
+      this.#emit({ type: "kill", process: step.process, cgroup: null, pid: state.running.pid, signal: step.signal, why: "step" });
+      state.running.signal(number);
+      return null;
+    }
+    const cgroup = step.cgroup ?? "";
+    const pids = this.#driver.procs(cgroup);
+    for (const pid of pids) this.#emit({ type: "kill", process: this.#nameOf(pid), cgroup, pid, signal: step.signal, why: "step" });
+    if (step.signal === "SIGKILL" && this.#driver.kill(cgroup)) return null;
+    for (const pid of pids) this.#signalPid(pid, number);
+    return null;
+  }
+
+  #nameOf(pid: number): string | null {
+    for (const { plan, running } of this.#processes.values()) if (running?.pid === pid) return plan.name;
+    return null;
+  }
+
+  /** Signals a pid that stands in one of our cgroups: ours through its pidfd, a descendant's by number. */
+  #signalPid(pid: number, number: number): void {
+    const own = [...this.#processes.values()].find(({ running }) => running?.pid === pid);
+    if (own?.running) {
+      own.running.signal(number);
+      return;
+    }
+    try {
+      process.kill(pid, number);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+    }
+  }
+
+  // settle ---------------------------------------------------------------------------------------------------------
+
+  /** Takes the counters before anything is ended by us, and waits until the kernel log says as many kills as they do. */
+  async #settle(): Promise<void> {
+    const deadline = performance.now() + evidenceMs;
+    for (let pause = 1; ; pause = Math.min(50, pause * 2)) {
+      this.#drain();
+      if (this.#killedLines.size >= this.#killCount() - this.#killsBefore || performance.now() >= deadline) break;
+      await sleep(pause);
+    }
+    this.#snapshot("settled");
+    this.#drain();
+  }
+
+  /** Ends what still runs: first what holds its memory and waits, then by SIGKILL. */
+  async #endProcesses(why: "timeout" | "interrupted" | "cleanup"): Promise<void> {
+    if (this.#sampler) clearTimeout(this.#sampler);
+    this.#sampler = null;
+    const left = (): ProcessState[] => [...this.#processes.values()].filter(({ running, ended }) => running !== null && !ended);
+    if (why === "cleanup") {
+      for (const { running, plan } of left()) if (plan.waits) running?.release();
+      await this.#settled(() => left().every(({ plan }) => !plan.waits), releaseMs);
+    }
+    for (const { running, plan } of left()) {
+      if (!running) continue;
+      this.#emit({ type: "kill", process: plan.name, cgroup: plan.cgroup, pid: running.pid, signal: "SIGKILL", why });
+      running.signal(9);
+    }
+    await this.#settled(() => left().length === 0, removeMs);
+  }
+
+  /** As #until, but also after an interrupt. */
+  async #settled(holds: () => boolean, timeoutMs: number): Promise<void> {
+    const deadline = performance.now() + timeoutMs;
+    while (!holds() && performance.now() < deadline) {
+      await new Promise<void>((wake) => {
+        const timer = setTimeout(wake, 20);
+        this.#changed = () => {
+          clearTimeout(timer);
+          wake();
+        };
+      });
+    }
+    this.#changed = () => {};
+  }
+
+  // remove ---------------------------------------------------------------------------------------------------------
+
+  /** Removes all that the run made, whatever state it is in. Never throws: what is left is told as an error event. */
+  async remove(): Promise<void> {
+    this.#emit({ type: "phase", phase: "remove" });
+    try {
+      if (this.#sampler) clearTimeout(this.#sampler);
+      await this.#endProcesses("cleanup");
+      for (const watch of this.#watches) watch.close();
+      const deadline = performance.now() + removeMs;
+      for (let pause = 1; !(await this.#removeCgroups()) && performance.now() < deadline; pause = Math.min(100, pause * 2)) await sleep(pause);
+      if (this.#made.length > 0) {
+        this.#emit({ type: "error", code: "CGROUP_LEFT", message: `the cgroup ${this.#plan.top.path} could not be removed: it is still busy`, hint: "`oomlab clean` removes it once its last process has ended" });
+      }
+      await this.#scope?.close();
+    } catch (error) {
+      this.#emit(asErrorEvent(error));
+    } finally {
+      for (const fd of this.#descriptors.splice(0)) closeSync(fd);
+      this.#cgroups?.close();
+      this.#log?.close();
+      this.#log = null;
+    }
+  }
+
+  /** One try: kills what a command left in them, removes children before parents. True when nothing is left. */
+  async #removeCgroups(): Promise<boolean> {
+    if (!this.#cgroups) return this.#removeTop();
+    for (const name of [...this.#made].reverse()) {
+      const pids = this.#driver.procs(name);
+      if (pids.length > 0) {
+        for (const pid of pids) {
+          this.#emit({ type: "kill", process: this.#nameOf(pid), cgroup: name, pid, signal: "SIGKILL", why: "cleanup" });
+          this.#signalPid(pid, 9);
+        }
+        this.#addon.reapOrphans();
+        return false;
+      }
+      if (!this.#driver.remove(name)) return false;
+      this.#made.splice(this.#made.indexOf(name), 1);
+    }
+    return true;
+  }
+
+  /** The run's own cgroup where the run failed before it had a driver. */
+  #removeTop(): boolean {
+    const parents = [this.#parent, this.#cpusetParent].filter((parent) => parent !== null);
+    return parents.map((parent) => removeDirectory(join(parent, this.#plan.top.name))).every(Boolean);
+  }
+}
+
+/** eventfd(2): the count since the last read. */
+function readEventfd(fd: number): bigint {
+  const count = Buffer.alloc(8);
+  readSync(fd, count, 0, 8, null);
+  return count.readBigUInt64LE();
+}
+
+/** Where processes without a limit live on v2: the run's own cgroup passes controllers on, so it holds none itself. */
+const unlimited = "unlimited";
+
+export function compares(value: number, op: "==" | "!=" | ">" | ">=" | "<" | "<=", wanted: number): boolean {
+  switch (op) {
+    case "==":
+      return value === wanted;
+    case "!=":
+      return value !== wanted;
+    case ">":
+      return value > wanted;
+    case ">=":
+      return value >= wanted;
+    case "<":
+      return value < wanted;
+    case "<=":
+      return value <= wanted;
+  }
+}
+
+function writeError(error: NodeJS.ErrnoException, cgroup: string, file: string, value: string, why: string): MachineError {
+  const hints: Record<string, string> = {
+    ENOENT: `this kernel has no ${file}`,
+    EINVAL: "the kernel refuses this value",
+    EBUSY: "the cgroup is in use: its usage is above the limit, or it holds processes",
+    EACCES: "run oomlab as root",
+    EROFS: "the cgroup filesystem is mounted read-only (a container: run it with --privileged)",
+  };
+  return new MachineError("CGROUP_WRITE", `cannot write ${value} to ${file} of cgroup ${cgroup} (${why}): ${error.code ?? error.message}`, { cause: error, ...(hints[error.code ?? ""] ? { hint: hints[error.code ?? ""] as string } : {}) });
+}
+
+function gone(error: unknown, name: string): unknown {
+  const { code } = error as NodeJS.ErrnoException;
+  return code === "ENOENT" || code === "ENODEV" ? new MachineError("CGROUP_GONE", `the cgroup ${name || "of the run"} was removed while the run was using it`, { cause: error }) : error;
+}
+
+function spawnError(error: unknown, name: string): unknown {
+  if (error instanceof OomlabError) return error;
+  const { code, syscall, path, message } = error as SystemCallError;
+  return new MachineError("SPAWN", `cannot start process ${name}: ${syscall === undefined ? message : `${syscall}${path === undefined ? "" : ` ${path}`}: ${code}`}`, { cause: error });
+}

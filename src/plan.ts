@@ -1,0 +1,473 @@
+/**
+ * Scenario x what the machine can do -> plan: cgroups with their ordered writes, processes, steps, expectations,
+ * or the reason to skip. Pure: a plan is data, printable, the same for the same input.
+ */
+import type { Expectations, ProcessSpec, Scenario, Size, Step, StressWorkload } from "./scenario/index.ts";
+import { formatBytes } from "./units.ts";
+
+export type MachineName = "host" | "vm" | "container" | "kubernetes";
+export type CgroupVersion = 1 | 2;
+
+/** A hierarchy with the memory controller in which oomlab may make its cgroup. */
+export interface Hierarchy {
+  version: CgroupVersion;
+  /** Where the hierarchy is mounted. */
+  mount: string;
+  /** Directory under which the run's own cgroup is made. */
+  directory: string;
+  /** The same as the kernel's log names it ("" for the hierarchy's root). */
+  path: string;
+  /** v1: the cpuset hierarchy's directory; null where there is none or it is not writable. */
+  cpusetDirectory: string | null;
+  /** v2: controllers that the run's own cgroup may enable. */
+  controllers: string[];
+  /** v1: memory.memsw.* exists (swap is accounted). */
+  memsw: boolean;
+}
+
+/** What one machine can do, as probed. Sizes in bytes. */
+export interface Capabilities {
+  kernel: string;
+  cpus: number;
+  uid: number;
+  memTotal: number;
+  memAvailable: number;
+  swapTotal: number;
+  hierarchies: Hierarchy[];
+  /** Why a cgroup version cannot be used, in words. */
+  cgroupProblems: Partial<Record<CgroupVersion, string>>;
+  /** Why the kernel log cannot be read, or null. */
+  kmsgProblem: string | null;
+  /** Effective capabilities without CAP_, e.g. SYS_RESOURCE. */
+  capabilities: string[];
+  oomScoreAdj: number;
+  /** Free huge pages of the default size, in bytes. */
+  hugetlbFree: number;
+  /** Userspace OOM killers at work here (systemd-oomd, earlyoom ...). */
+  oomKillers: string[];
+  /** systemd owns the cgroup tree: a delegated scope is asked for. */
+  systemd: boolean;
+  initPidNamespace: boolean;
+}
+
+export interface PlannedWrite {
+  file: string;
+  value: string;
+  /** The scenario's own words it comes from. */
+  why: string;
+}
+
+export interface PlannedCgroup {
+  /** As the scenario names it. */
+  name: string;
+  /** As the kernel's log names it. */
+  path: string;
+  writes: PlannedWrite[];
+}
+
+export interface PlannedProcess {
+  name: string;
+  cgroup: string | null;
+  program: "stress" | "node" | "command";
+  /** Without argv[0], except for a command. */
+  argv: string[];
+  env: Record<string, string>;
+  cwd: string | null;
+  oomScoreAdj: number | null;
+  user: { uid: number; gid: number } | null;
+  cpus: number[] | null;
+  mempolicy: ProcessSpec["mempolicy"];
+  rlimits: ProcessSpec["rlimits"];
+  start: "auto" | "step";
+  /** Bytes that each of its workers states it will touch; null for a command. */
+  bytes: number | null;
+  workers: number;
+  /** Holds what it has touched until the others have ended. */
+  waits: boolean;
+}
+
+export type PlannedStep = Exclude<Step, { do: "write" }> | (Extract<Step, { do: "write" }> & { writes: PlannedWrite[] });
+
+export interface Plan {
+  name: string;
+  file: string;
+  machine: MachineName;
+  cgroupVersion: CgroupVersion;
+  /** Why it is not run, or null. */
+  skip: string | null;
+  /** The run's own cgroup: its name, and its path as the kernel's log names it. */
+  top: { name: string; path: string; writes: PlannedWrite[] };
+  cgroups: PlannedCgroup[];
+  processes: PlannedProcess[];
+  steps: PlannedStep[];
+  expect: Expectations;
+  timeoutMs: number;
+}
+
+export interface PlanOptions {
+  /** Makes the run's own cgroup unique: `oomlab-<runId>`. */
+  runId: string;
+  machine: MachineName | "auto";
+  cgroupVersion?: CgroupVersion;
+  timeoutMs?: number;
+  allowHostOom?: boolean;
+}
+
+export const defaultTimeoutMs = 60_000;
+
+/** cgroup v2's files that have no like on v1, and why. */
+const onlyV2: Record<string, string> = {
+  "memory.high": "throttles; v1 has no such limit",
+  "memory.low": "protects memory; v1 has no such protection",
+  "memory.min": "protects memory; v1 has no such protection",
+  "memory.oom.group": "kills a cgroup as a whole; v1 kills one process",
+  "memory.swap.high": "throttles swap; v1 has no such limit",
+  "memory.zswap.max": "limits zswap; v1 has no such limit",
+  "memory.zswap.writeback": "v1 has no such switch",
+};
+
+/** cgroup v2's counters that v1 can tell too; the v1 driver translates them. */
+const countersOnV1 = [
+  /^memory\.(current|peak|swap\.current|swap\.peak)$/,
+  /^memory\.events(\.local)?\.(max|oom_kill)$/,
+  /^memory\.stat\./,
+  /^cgroup\.procs$/,
+];
+
+/** v1's own names: a scenario that uses them runs on v1 only. */
+const v1Names =
+  /^memory\.(limit_in_bytes|memsw\..*|soft_limit_in_bytes|oom_control.*|failcnt|usage_in_bytes|max_usage_in_bytes|use_hierarchy|swappiness|move_charge_at_immigrate|kmem\..*|force_empty|pressure_level)$/;
+
+/** Whether a file or counter is one of cgroup v1's own. */
+export const isV1Name = (name: string): boolean => v1Names.test(name);
+
+interface Translated {
+  writes: PlannedWrite[];
+  skip: string | null;
+}
+
+/** The files of one cgroup as this version writes them, in the order of writing. */
+function translate(files: { file: string; value: string; raw?: string }[], version: CgroupVersion, caps: Capabilities, limit: string | undefined): Translated {
+  const writes: PlannedWrite[] = [];
+  const said = (file: string, raw: string): string => `${file}: ${raw}`;
+  let skip: string | null = null;
+  if (version === 2) {
+    for (const { file, value, raw } of files) {
+      if (isV1Name(file)) skip ??= `${file} is cgroup v1's own, and this is cgroup v2`;
+      writes.push({ file, value, why: said(file, raw ?? value) });
+    }
+    return { writes, skip };
+  }
+  const memsw: PlannedWrite[] = [];
+  for (const { file, value, raw } of files) {
+    const why = said(file, raw ?? value);
+    if (file === "memory.max") {
+      writes.push({ file: "memory.limit_in_bytes", value: value === "max" ? "-1" : value, why });
+    } else if (file === "memory.swap.max") {
+      const max = files.find((other) => other.file === "memory.max")?.value ?? limit;
+      if (value === "max") {
+        memsw.push({ file: "memory.memsw.limit_in_bytes", value: "-1", why });
+      } else if (max === undefined || max === "max") {
+        skip ??= "memory.swap.max without memory.max: cgroup v1 limits memory and swap together only";
+      } else if (hierarchyOf(caps, 1)?.memsw === false) {
+        if (caps.swapTotal > 0) skip ??= "memory.swap.max needs swap accounting, which this cgroup v1 kernel has not (boot with swapaccount=1)";
+      } else {
+        memsw.push({ file: "memory.memsw.limit_in_bytes", value: String(Number(max) + Number(value)), why: `${why}, and memory.max: together on v1` });
+      }
+    } else if (file === "memory.memsw.limit_in_bytes") {
+      memsw.push({ file, value: value === "max" ? "-1" : value, why });
+    } else if (file in onlyV2) {
+      if (file === "memory.oom.group" && value === "0") continue;
+      skip ??= `${file} ${onlyV2[file]} (cgroup v2 only)`;
+    } else if (file.startsWith("cgroup.")) {
+      skip ??= `${file} is cgroup v2's own, and this is cgroup v1`;
+    } else {
+      writes.push({ file, value: value === "max" && isV1Name(file) ? "-1" : value, why });
+    }
+    if (file.startsWith("cpuset.") && hierarchyOf(caps, 1)?.cpusetDirectory === null) skip ??= `${file} needs the cpuset controller, which is not mounted or not writable here`;
+  }
+  // memsw may never be below the limit: on a new cgroup (both unlimited) the limit comes down first.
+  return { writes: [...writes, ...memsw], skip };
+}
+
+export function hierarchyOf(caps: Capabilities, version: CgroupVersion): Hierarchy | undefined {
+  return caps.hierarchies.find((hierarchy) => hierarchy.version === version);
+}
+
+const parentOf = (name: string): string | null => (name.includes("/") ? name.slice(0, name.lastIndexOf("/")) : null);
+
+/** Every cgroup of the scenario, parents (also those not listed) before children. */
+function cgroupNames(scenario: Scenario): string[] {
+  const names = new Set<string>();
+  const add = (name: string): void => {
+    const parent = parentOf(name);
+    if (parent !== null) add(parent);
+    names.add(name);
+  };
+  for (const { name } of scenario.cgroups) add(name);
+  return [...names];
+}
+
+const limitFiles = ["memory.max", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"];
+
+const asLimit = (value: string): number => (/^\d+$/.test(value) ? Number(value) : Number.POSITIVE_INFINITY);
+
+/** The smallest memory limit that holds for a cgroup, its ancestors' included; steps that write a limit count with their largest value. */
+function effectiveLimit(scenario: Scenario, cgroup: string | null): number {
+  let limit = Number.POSITIVE_INFINITY;
+  for (let name = cgroup; name !== null; name = parentOf(name)) {
+    const here = name;
+    const files = scenario.cgroups.find((spec) => spec.name === here)?.files ?? [];
+    for (const { file, value } of files.filter(({ file }) => limitFiles.includes(file))) {
+      const later = scenario.steps.filter((step) => step.do === "write" && step.cgroup === here && step.file === file) as Extract<Step, { do: "write" }>[];
+      limit = Math.min(limit, Math.max(...[value, ...later.map((step) => step.value)].map(asLimit)));
+    }
+  }
+  return limit;
+}
+
+const sizeIn = (size: Size, whole: number): number => ("bytes" in size ? size.bytes : Math.floor((whole * size.percent) / 100));
+
+/** What a percentage in a workload is a percentage of: the limit above the process, else the machine's memory. */
+function wholeOf(scenario: Scenario, cgroup: string | null, caps: Capabilities): number {
+  const limit = effectiveLimit(scenario, cgroup);
+  return Number.isFinite(limit) ? limit : (scenario.machine.memory ?? caps.memTotal);
+}
+
+const kebab = (name: string): string => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+
+/** The worker's arguments (docs/stress.md). */
+function stressArgv(stress: StressWorkload, whole: number): string[] {
+  const argv: string[] = [];
+  for (const { kind, size } of stress.memory) argv.push(`--${kebab(kind)}`, String(sizeIn(size, whole)));
+  const flag = (name: string, value: string | number | null, unless?: string | number): void => {
+    if (value !== null && value !== unless) argv.push(`--${name}`, String(value));
+  };
+  flag("touch", stress.touch, "page");
+  flag("stride", stress.stride);
+  flag("content", stress.content, "zero");
+  if (stress.populate) argv.push("--populate");
+  if (stress.hugePages !== null) argv.push("--huge-pages", stress.hugePages ? "on" : "off");
+  if (stress.rate !== null) argv.push("--rate", `${stress.rate}/s`);
+  if (stress.steps) argv.push("--steps", `${stress.steps.size}/${stress.steps.everyMs}ms`);
+  if (stress.delayMs > 0) argv.push("--delay", `${stress.delayMs}ms`);
+  if (stress.hold === "forever") argv.push("--hold", "forever");
+  else if (stress.hold > 0) argv.push("--hold", `${stress.hold}ms`);
+  if (stress.retouchMs !== null) argv.push("--retouch", `${stress.retouchMs}ms`);
+  flag("repeat", stress.repeat, 1);
+  flag("workers", stress.workers, 1);
+  flag("threads", stress.threads, 1);
+  flag("share-vm", stress.shareVm, 0);
+  if (stress.exitMainThread) argv.push("--exit-main-thread");
+  flag("dir", stress.dir);
+  return argv;
+}
+
+function planProcess(spec: ProcessSpec, scenario: Scenario, caps: Capabilities): PlannedProcess {
+  const whole = wholeOf(scenario, spec.cgroup, caps);
+  const common = {
+    name: spec.name,
+    cgroup: spec.cgroup,
+    oomScoreAdj: spec.oomScoreAdj,
+    user: spec.user,
+    cpus: spec.cpus,
+    mempolicy: spec.mempolicy,
+    rlimits: spec.rlimits,
+    start: spec.start,
+  };
+  const { workload } = spec;
+  if (workload.kind === "stress") {
+    const { stress } = workload;
+    return {
+      ...common,
+      program: "stress",
+      argv: stressArgv(stress, whole),
+      env: {},
+      cwd: null,
+      bytes: stress.memory.reduce((sum, { size }) => sum + sizeIn(size, whole), 0),
+      workers: stress.workers,
+      waits: stress.hold === "forever",
+    };
+  }
+  if (workload.kind === "node") {
+    const { node } = workload;
+    const sizes = node.memory.map(({ kind, size }) => ({ kind, bytes: sizeIn(size, whole) }));
+    return {
+      ...common,
+      program: "node",
+      argv: [JSON.stringify({ memory: sizes, rate: node.rate, delayMs: node.delayMs, hold: node.hold })],
+      env: node.maxOldSpaceSize === null ? {} : { NODE_OPTIONS: `--max-old-space-size=${Math.max(1, Math.round(node.maxOldSpaceSize / 1048576))}` },
+      cwd: null,
+      bytes: sizes.reduce((sum, { bytes }) => sum + bytes, 0),
+      workers: 1,
+      waits: node.hold === "forever",
+    };
+  }
+  return {
+    ...common,
+    program: "command",
+    argv: workload.shell ? ["/bin/sh", "-c", ...workload.command] : workload.command,
+    env: workload.env,
+    cwd: workload.cwd,
+    bytes: null,
+    workers: 1,
+    waits: false,
+  };
+}
+
+/** Memory that the scenario can take at most: what presses, bounded by each limit above it. */
+function demandOf(scenario: Scenario, processes: PlannedProcess[]): number {
+  const own = (cgroup: string | null): number =>
+    processes
+      .filter((process) => process.cgroup === cgroup)
+      .reduce((sum, process) => sum + (process.bytes === null ? Number.POSITIVE_INFINITY : process.bytes * process.workers), 0);
+  const names = cgroupNames(scenario);
+  const below = (cgroup: string | null): number => {
+    const children = names.filter((name) => parentOf(name) === cgroup);
+    const demand = own(cgroup) + children.reduce((sum, child) => sum + below(child), 0);
+    return cgroup === null ? demand : Math.min(demand, effectiveLimit(scenario, cgroup));
+  };
+  return below(null);
+}
+
+/** Why this scenario needs a machine of its own, or null: sizes, a process with no limit above it, swap, sysrq. */
+function needsVm(scenario: Scenario, caps: Capabilities, options: PlanOptions): string | null {
+  const { machine } = scenario;
+  if (machine.memory !== null) return `it states the machine's memory (${formatBytes(machine.memory)})`;
+  if (machine.swap !== null) return `it states the machine's swap (${formatBytes(machine.swap.size)})`;
+  if (machine.numa !== null) return `it states ${machine.numa.length} NUMA nodes`;
+  if (Object.keys(machine.sysctl).length > 0) return `it sets sysctls (${Object.keys(machine.sysctl).join(", ")})`;
+  if (machine.thp !== null) return "it sets the machine's transparent huge pages";
+  if (machine.zswap !== null) return "it sets zswap";
+  if (machine.mountOptions.length > 0) return `it states cgroup mount options (${machine.mountOptions.join(", ")})`;
+  if (machine.kernel !== null && !kernelMatches(caps.kernel, machine.kernel)) return `it states kernel ${machine.kernel}, and this one is ${caps.kernel}`;
+  const global = scenario.steps.find((step) => step.do === "swapoff" || step.do === "swapon" || step.do === "sysrq" || step.do === "dropCaches");
+  if (global) return `its step "${global.do}" acts on the whole machine`;
+  if (!options.allowHostOom) {
+    const free = scenario.processes.find((process) => !Number.isFinite(effectiveLimit(scenario, process.cgroup)));
+    if (free) return `process ${free.name} has no memory limit above it`;
+  }
+  return null;
+}
+
+const kernelMatches = (release: string, wanted: string): boolean => release === wanted || release.startsWith(`${wanted}.`) || release.startsWith(`${wanted}-`);
+
+/** The first need that this machine does not meet, in words, or null. */
+function unmetNeed(scenario: Scenario, processes: PlannedProcess[], version: CgroupVersion, caps: Capabilities): string | null {
+  if (scenario.machine.cgroup !== null && scenario.machine.cgroup !== version) return `it needs cgroup v${scenario.machine.cgroup}, and this is cgroup v${version}`;
+  if (!hierarchyOf(caps, version)) return caps.cgroupProblems[version] ?? `cgroup v${version}'s memory controller is not usable here`;
+  if (caps.kmsgProblem !== null) return caps.kmsgProblem;
+  if (scenario.machine.cpus !== null && caps.cpus < scenario.machine.cpus) return `it needs ${scenario.machine.cpus} CPUs, and there are ${caps.cpus}`;
+  const available = scenario.machine.available;
+  if (available !== null && caps.memAvailable < available) {
+    return `it needs ${formatBytes(available)} of free memory, and ${formatBytes(mebibytes(caps.memAvailable))} are available`;
+  }
+  for (const process of processes) {
+    if (process.oomScoreAdj !== null && process.oomScoreAdj < caps.oomScoreAdj && !caps.capabilities.includes("SYS_RESOURCE")) {
+      return `process ${process.name}: lowering oom_score_adj to ${process.oomScoreAdj} needs CAP_SYS_RESOURCE`;
+    }
+    if (process.user !== null && process.user.uid !== caps.uid && !caps.capabilities.includes("SETUID")) return `process ${process.name}: running as uid ${process.user.uid} needs CAP_SETUID`;
+  }
+  const hugetlb = scenario.processes.reduce((sum, { workload, cgroup }) => {
+    if (workload.kind !== "stress") return sum;
+    const sizes = workload.stress.memory.filter(({ kind }) => kind === "hugetlb");
+    return sum + sizes.reduce((bytes, { size }) => bytes + sizeIn(size, wholeOf(scenario, cgroup, caps)), 0);
+  }, 0);
+  if (hugetlb > caps.hugetlbFree) return `it needs ${formatBytes(hugetlb)} of reserved huge pages, and ${formatBytes(caps.hugetlbFree)} are free (vm.nr_hugepages)`;
+  return null;
+}
+
+const mebibytes = (bytes: number): number => Math.floor(bytes / 1048576) * 1048576;
+
+/** Counters that a cgroup v1 machine cannot tell. */
+function untellable(scenario: Scenario, version: CgroupVersion): string | null {
+  const conditions = scenario.steps.flatMap((step) => (step.do === "wait" && step.until.of === "counters" ? step.until.counters : []));
+  for (const { key } of [...scenario.expect.counters, ...conditions]) {
+    if (version === 1 && !isV1Name(key) && !countersOnV1.some((pattern) => pattern.test(key))) return `cgroup v1 does not tell ${key}`;
+    if (version === 2 && isV1Name(key)) return `${key} is cgroup v1's own, and this is cgroup v2`;
+  }
+  return null;
+}
+
+/**
+ * Whether the version's "no internal processes" rule forbids the tree: on v2 a cgroup whose children have the
+ * memory controller holds no process of its own (Documentation/admin-guide/cgroup-v2.rst).
+ */
+function internalProcess(scenario: Scenario, enabling: Set<string>): string | null {
+  const process = scenario.processes.find(({ cgroup }) => cgroup !== null && enabling.has(cgroup));
+  return process ? `cgroup v2 forbids process ${process.name} in ${process.cgroup}, whose children have limits of their own (no internal processes)` : null;
+}
+
+/** Lays a scenario out for one machine. Never throws: what cannot run says so in `skip`. */
+export function planScenario(scenario: Scenario, caps: Capabilities, options: PlanOptions): Plan {
+  const version = options.cgroupVersion ?? scenario.machine.cgroup ?? caps.hierarchies[0]?.version ?? (caps.cgroupProblems[1] && !caps.cgroupProblems[2] ? 1 : 2);
+  const hierarchy = hierarchyOf(caps, version);
+  const topName = `oomlab-${options.runId}`;
+  const topPath = `${hierarchy?.path ?? ""}/${topName}`;
+  const names = cgroupNames(scenario);
+  const processes = scenario.processes.map((spec) => planProcess(spec, scenario, caps));
+
+  let untranslatable: string | null = null;
+  const cgroups = names.map((name): PlannedCgroup => {
+    const files = scenario.cgroups.find((spec) => spec.name === name)?.files ?? [];
+    const { writes, skip } = translate(files, version, caps, undefined);
+    untranslatable ??= skip === null ? null : `cgroup ${name}: ${skip}`;
+    return { name, path: `${topPath}/${name}`, writes };
+  });
+  const topWrites: PlannedWrite[] = [];
+  const enabling = new Set<string>();
+  if (version === 2) {
+    const controllers = new Set(["memory"]);
+    if (scenario.cgroups.some(({ files }) => files.some(({ file }) => file.startsWith("cpuset.")))) controllers.add("cpuset");
+    const enable = { file: "cgroup.subtree_control", value: [...controllers].map((name) => `+${name}`).join(" "), why: "its children need the controller" };
+    topWrites.push(enable);
+    for (const cgroup of cgroups) {
+      const children = cgroups.filter((child) => parentOf(child.name) === cgroup.name);
+      // A child without limits needs no controller, so that a process may live beside it.
+      if (!children.some((child) => needsController(child.name, cgroups))) continue;
+      enabling.add(cgroup.name);
+      cgroup.writes.push(enable);
+    }
+  }
+  const steps = scenario.steps.map((step): PlannedStep => {
+    if (step.do !== "write") return step;
+    const limit = scenario.cgroups.find((spec) => spec.name === step.cgroup)?.files.find(({ file }) => file === "memory.max")?.value;
+    const { writes, skip } = translate([step], version, caps, limit);
+    untranslatable ??= skip === null ? null : `step ${step.file}: ${skip}`;
+    return { ...step, writes };
+  });
+
+  let skip: string | null = null;
+  const own = options.machine === "vm" || options.machine === "container" || options.machine === "kubernetes" ? options.machine : null;
+  const vm = needsVm(scenario, caps, options);
+  if (own !== null) skip = `machine ${own} is not part of this build`;
+  else if (vm !== null) skip = `it needs a VM of its own, which this build does not make: ${vm}`;
+  skip ??= unmetNeed(scenario, processes, version, caps);
+  skip ??= untranslatable ?? untellable(scenario, version) ?? (version === 2 ? internalProcess(scenario, enabling) : null);
+  if (skip === null) {
+    const demand = demandOf(scenario, processes);
+    // What the kernel and everything else needs to stay alive while the scenario is at its peak.
+    const reserve = Math.min(512 * 1048576, Math.floor(caps.memTotal / 10));
+    if (demand + reserve > caps.memAvailable && !options.allowHostOom) {
+      skip = `it could take ${Number.isFinite(demand) ? formatBytes(mebibytes(demand)) : "any amount"} of memory, and ${formatBytes(mebibytes(caps.memAvailable))} are available on this machine`;
+    }
+  }
+  return {
+    name: scenario.name,
+    file: scenario.file,
+    machine: own ?? "host",
+    cgroupVersion: version,
+    skip,
+    top: { name: topName, path: topPath, writes: topWrites },
+    cgroups,
+    processes,
+    steps,
+    expect: scenario.expect,
+    timeoutMs: options.timeoutMs ?? scenario.timeoutMs ?? defaultTimeoutMs,
+  };
+}
+
+/** Whether a cgroup or one below it has a memory or cpuset file to write. */
+function needsController(name: string, cgroups: PlannedCgroup[]): boolean {
+  return cgroups.some((cgroup) => (cgroup.name === name || cgroup.name.startsWith(`${name}/`)) && cgroup.writes.some(({ file }) => !file.startsWith("cgroup.")));
+}

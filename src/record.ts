@@ -1,0 +1,101 @@
+/**
+ * The record of one run: append-only NDJSON, written as things happen and enough to judge again without a run.
+ * Line n of a record is its nth event; findings cite these lines.
+ */
+import { OomlabError } from "./errors.ts";
+import type { KmsgRecord } from "./kmsg/index.ts";
+import type { Capabilities, Plan } from "./plan.ts";
+
+export const recordSchemaVersion = 1;
+
+/** What the native worker says of itself, one NDJSON line each (docs/stress.md). `t`: CLOCK_MONOTONIC in microseconds. */
+export type WorkerReport = { t?: number; pid: number } & (
+  | { type: "start"; worker: number; bytes: number }
+  | { type: "progress"; kind: string; touched: number; rss: number }
+  | { type: "touched"; touched: number; rss: number; hwm: number; slow?: boolean }
+  | { type: "error"; op: string; kind?: string; errno?: string; bytes?: number; touched?: number; message?: string }
+  | { type: "note"; message: string }
+  | { type: "child-end"; child: number; code: number | null; signal: string | null }
+  | { type: "end"; touched: number; rss: number; hwm: number; code: number }
+);
+
+/** Counters in cgroup v2's names, `file.key`, e.g. `memory.events.oom_kill`; absent = this kernel has none. Sizes in bytes. */
+export type Counters = Record<string, number | "max">;
+
+/** When a snapshot was taken: `before` any process, a periodic `sample`, all `touched` and held, a `step`, when the run had `settled`, at the `end` before removal. */
+export type SnapshotMoment = "before" | "sample" | "touched" | "step" | "settled" | "end";
+
+export type RunEventBody =
+  | {
+      type: "run";
+      schemaVersion: number;
+      oomlab: string;
+      record: string;
+      startedAt: string;
+      plan: Plan;
+      capabilities: Capabilities | null;
+    }
+  | { type: "phase"; phase: "create" | "collect" | "start" | "settle" | "remove" }
+  | { type: "cgroup"; cgroup: string; path: string }
+  | { type: "write"; cgroup: string; file: string; value: string; read: string | null; errno: string | null; note: string | null; ms: number }
+  | { type: "process-start"; process: string; pid: number; cgroup: string | null }
+  | { type: "worker"; process: string; report: WorkerReport }
+  | { type: "output"; process: string; text: string }
+  | { type: "procs"; cgroup: string; pids: number[] }
+  | { type: "process-exit"; process: string; pid: number; code: number | null; signal: string | null; coreDumped: boolean; userUs: number; systemUs: number }
+  | { type: "kill"; process: string | null; cgroup: string | null; pid: number; signal: string; why: "step" | "timeout" | "interrupted" | "cleanup" }
+  | { type: "counters"; cgroup: string; moment: SnapshotMoment; counters: Counters }
+  | { type: "vmstat"; moment: SnapshotMoment; oomKill: number | null }
+  | ({ type: "kmsg" } & Omit<KmsgRecord, "line">)
+  | { type: "kmsg-lost"; afterSeq: number | null }
+  | { type: "step"; index: number; do: string; status: "done" | "failed" | "timeout"; detail: string | null; ms: number }
+  | { type: "oom-event"; cgroup: string; file: string }
+  | { type: "timeout"; ms: number }
+  | { type: "interrupted"; reason: string }
+  | { type: "error"; code: string; message: string; hint: string | null }
+  | { type: "end"; durationMs: number };
+
+/** One line of a record. `t`: microseconds since the record began. */
+export type RunEvent = { line: number; t: number } & RunEventBody;
+
+export type EventOf<T extends RunEventBody["type"]> = Extract<RunEvent, { type: T }>;
+
+/** The events of one type, in order. */
+export function eventsOf<T extends RunEventBody["type"]>(events: readonly RunEvent[], type: T): EventOf<T>[] {
+  return events.filter((event): event is EventOf<T> => event.type === type);
+}
+
+/** Splits NDJSON text (one record, or several behind each other) into records. Throws OomlabError with `file:line`. */
+export function parseRecords(text: string, file: string): RunEvent[][] {
+  const records: RunEvent[][] = [];
+  const lines = text.split("\n");
+  for (const [index, line] of lines.entries()) {
+    if (line.trim() === "") continue;
+    const where = `${file}:${index + 1}`;
+    let event: RunEvent;
+    try {
+      event = JSON.parse(line) as RunEvent;
+    } catch {
+      // A run that was killed may leave half a last line; what stands before it still counts.
+      if (index === lines.length - 1 && records.length > 0) break;
+      throw notARecord(`${where}: expected a JSON object a line, got ${JSON.stringify(line.slice(0, 60))}`);
+    }
+    if (typeof event !== "object" || event === null || typeof event.type !== "string" || typeof event.line !== "number") {
+      throw notARecord(`${where}: expected an event with "type" and "line", got ${line.slice(0, 60)}`);
+    }
+    if (event.type === "run") {
+      if (event.schemaVersion !== recordSchemaVersion) {
+        throw notARecord(`${where}: expected a record of schemaVersion ${recordSchemaVersion}, got ${String(event.schemaVersion)}`);
+      }
+      records.push([]);
+    }
+    const record = records.at(-1);
+    if (!record) throw notARecord(`${where}: expected the record's first event to be of type "run", got "${String(event.type)}"`);
+    record.push(event);
+  }
+  if (records.length === 0) throw notARecord(`${file}: the file holds no record`);
+  return records;
+}
+
+const notARecord = (message: string): OomlabError =>
+  new OomlabError("BAD_RECORD", message, { exitCode: 2, hint: "records are the .ndjson files that `oomlab run --output DIR` writes" });

@@ -1,0 +1,644 @@
+/**
+ * judge(record) -> verdict. Pure. The kernel log, the counters and the exit statuses are three witnesses: two must
+ * agree on a kill and none may contradict; every check cites lines of the record.
+ */
+import { findOomKills, type KmsgRecord, type OomKill } from "./kmsg/index.ts";
+import type { Plan, PlannedProcess } from "./plan.ts";
+import { type Counters, type EventOf, eventsOf, type RunEvent, type WorkerReport } from "./record.ts";
+import { formatBytes } from "./units.ts";
+
+export type Status = "passed" | "failed" | "inconclusive" | "skipped" | "errored";
+export type Kind = "memcg" | "global" | "cpuset" | "mempolicy" | "none" | "unknown";
+export type Witness = "kmsg" | "counters" | "exit";
+
+/** One thing that was expected, what came, and the lines of the record that show it. */
+export interface Check {
+  name: string;
+  expected: unknown;
+  actual: unknown;
+  status: "passed" | "failed" | "inconclusive";
+  evidence: number[];
+  /** Why, where expected and actual do not say it. */
+  note?: string;
+}
+
+/** Sizes in bytes; null: nobody observed it. */
+export interface Kill {
+  kind: Kind;
+  constraint: string | null;
+  trigger: string;
+  oomMemcg: string | null;
+  taskMemcg: string | null;
+  group: boolean;
+  /** The scenario's name of the cgroup whose limit was hit. */
+  limit: string | null;
+  process: string | null;
+  witnesses: Witness[];
+  victim: OomKill["victim"];
+  /** Milliseconds from the start of the first process; null where the log gives no time. */
+  atMs: number | null;
+  /** Records of the report that are missing. */
+  missing: string[];
+  evidence: number[];
+}
+
+export interface Observed {
+  oom: Kind;
+  kills: Kill[];
+  foreignKills: Kill[];
+  processes: Record<string, { exit: { code: number | null; signal: string | null } | null; maxRss: number | null; touched: number | null }>;
+  cgroups: Record<string, Record<string, unknown>>;
+}
+
+export interface Verdict {
+  name: string;
+  file: string;
+  machine: string;
+  cgroupVersion: 1 | 2;
+  kernel: string | null;
+  status: Status;
+  reason: string | null;
+  durationMs: number | null;
+  checks: Check[];
+  observed: Observed | null;
+  /** The kernel's own records of the run, as dmesg prints them. */
+  kernelLog: string[];
+  /** Things worth knowing that decide nothing. */
+  notes: string[];
+}
+
+/** Counters that only grow: judged by how much they grew, all others by the largest value seen. */
+const cumulative = /^(memory\.events|memory\.swap\.events|memory\.failcnt|memory\.memsw\.failcnt|memory\.oom_control\.oom_kill$|memory\.stat\.(pg|total_pg|workingset|thp_|zswp))/;
+
+/** Judges a record. Never throws on a record that parseRecords accepted. */
+export function judge(events: readonly RunEvent[]): Verdict {
+  const run = eventsOf(events, "run")[0];
+  if (!run) throw new TypeError("a record begins with an event of type run");
+  return new Judge(run, events).verdict();
+}
+
+/** A verdict for a plan that was not run. */
+export function skippedVerdict(plan: Plan, kernel: string | null): Verdict {
+  return { ...identity(plan, kernel), status: "skipped", reason: plan.skip, durationMs: 0, checks: [], observed: null, kernelLog: [], notes: [] };
+}
+
+const identity = (plan: Plan, kernel: string | null): Pick<Verdict, "name" | "file" | "machine" | "cgroupVersion" | "kernel"> => ({
+  name: plan.name,
+  file: plan.file,
+  machine: plan.machine,
+  cgroupVersion: plan.cgroupVersion,
+  kernel,
+});
+
+interface Evidence {
+  /** Kernel log complete over the run. */
+  logComplete: boolean;
+  gaps: number[];
+  suppressed: number;
+}
+
+class Judge {
+  readonly #run: EventOf<"run">;
+  readonly #plan: Plan;
+  readonly #events: readonly RunEvent[];
+  readonly #kmsg: EventOf<"kmsg">[];
+  readonly #exits = new Map<string, EventOf<"process-exit">>();
+  /** pid -> process, workers and children included. */
+  readonly #pids = new Map<number, string>();
+  /** pids that we signalled ourselves -> the line that says so. */
+  readonly #ourKills = new Map<number, EventOf<"kill">>();
+  readonly #final = new Map<string, EventOf<"counters">>();
+  readonly #first = new Map<string, EventOf<"counters">>();
+  readonly #evidence: Evidence;
+  readonly #notes: string[] = [];
+
+  constructor(run: EventOf<"run">, events: readonly RunEvent[]) {
+    this.#run = run;
+    this.#plan = run.plan;
+    this.#events = events;
+    this.#kmsg = eventsOf(events, "kmsg");
+    for (const event of events) this.#index(event);
+    const gaps = eventsOf(events, "kmsg-lost").map(({ line }) => line);
+    this.#evidence = { logComplete: gaps.length === 0, gaps, suppressed: 0 };
+  }
+
+  #index(event: RunEvent): void {
+    switch (event.type) {
+      case "process-start":
+        this.#pids.set(event.pid, event.process);
+        break;
+      case "worker":
+        this.#pids.set(event.report.pid, event.process);
+        if (event.report.type === "child-end") this.#pids.set(event.report.child, event.process);
+        break;
+      case "procs": {
+        // What a command forked: its own when it is the only process in that cgroup.
+        const inside = this.#plan.processes.filter(({ cgroup }) => cgroup === event.cgroup);
+        if (inside.length === 1 && inside[0]) for (const pid of event.pids) if (!this.#pids.has(pid)) this.#pids.set(pid, inside[0].name);
+        break;
+      }
+      case "process-exit":
+        this.#exits.set(event.process, event);
+        break;
+      case "kill":
+        if (!this.#ourKills.has(event.pid)) this.#ourKills.set(event.pid, event);
+        break;
+      case "counters":
+        if (event.moment === "before") this.#first.set(event.cgroup, event);
+        // The watchdog's own kills come after "settled"; a counter that "end" adds was the kernel's all the same.
+        if (event.moment === "settled" || event.moment === "end") this.#final.set(event.cgroup, event);
+        break;
+      default:
+        break;
+    }
+  }
+
+  verdict(): Verdict {
+    const { kills, foreign, checks: killChecks } = this.#kills();
+    const durationMs = eventsOf(this.#events, "end")[0]?.durationMs ?? null;
+    const base = { ...identity(this.#plan, this.#run.capabilities?.kernel ?? null), durationMs, kernelLog: this.#kernelLog() };
+    const observed: Observed = {
+      oom: kills[0]?.kind ?? (this.#evidence.logComplete || this.#counted() !== null ? "none" : "unknown"),
+      kills,
+      foreignKills: foreign,
+      processes: this.#processes(kills),
+      cgroups: this.#cgroups(),
+    };
+    const errors = eventsOf(this.#events, "error");
+    const interrupted = eventsOf(this.#events, "interrupted")[0];
+    const checks = [...this.#expectations(kills), ...killChecks, ...this.#workloads(kills)];
+    const timeout = eventsOf(this.#events, "timeout")[0];
+    if (timeout) this.#notes.push(`it was ended by its timeout of ${timeout.ms} ms`);
+    for (const event of eventsOf(this.#events, "write")) if (event.note) this.#notes.push(`${event.file} of ${event.cgroup || "the run's cgroup"}: ${event.value} written, ${event.note}`);
+    if (this.#evidence.suppressed > 0) this.#notes.push(`the kernel's rate limit took the head of ${this.#evidence.suppressed} OOM report(s) (callbacks suppressed)`);
+
+    let status: Status;
+    let reason: string | null = null;
+    const failed = checks.find((check) => check.status === "failed");
+    const open = checks.find((check) => check.status === "inconclusive");
+    if (errors[0]) {
+      status = "errored";
+      reason = errors[0].hint === null ? errors[0].message : `${errors[0].message}: ${errors[0].hint}`;
+    } else if (interrupted) {
+      status = "errored";
+      reason = `interrupted (${interrupted.reason}) before it ended`;
+    } else if (!eventsOf(this.#events, "end")[0]) {
+      status = "errored";
+      reason = "the record breaks off before the run's end";
+    } else if (failed) {
+      status = "failed";
+      reason = sentence(failed);
+    } else if (open) {
+      status = "inconclusive";
+      reason = sentence(open);
+    } else {
+      status = "passed";
+    }
+    return { ...base, status, reason, checks, observed, notes: this.#notes };
+  }
+
+  // kills ----------------------------------------------------------------------------------------------------------
+
+  /** Our run's cgroup is told by its unique name, whatever stands before it (a container's or a scope's path). */
+  #scenarioCgroup(path: string | null): string | null {
+    if (path === null) return null;
+    const marker = `/${this.#plan.top.name}`;
+    const at = path.indexOf(marker);
+    if (at < 0) return null;
+    const rest = path.slice(at + marker.length);
+    if (rest === "") return "";
+    return rest.startsWith("/") ? rest.slice(1) : null;
+  }
+
+  #kills(): { kills: Kill[]; foreign: Kill[]; checks: Check[] } {
+    const records = this.#kmsg.map((event): KmsgRecord => ({ seq: event.seq, timeUs: event.timeUs, facility: event.facility, level: event.level, caller: event.caller, text: event.text, line: event.line }));
+    const scan = findOomKills(records);
+    this.#evidence.suppressed = scan.suppressed;
+    const kills: Kill[] = [];
+    const foreign: Kill[] = [];
+    const checks: Check[] = [];
+    const deltas = this.#killDeltas();
+    const begun = this.#firstStart();
+    for (const kill of scan.kills) {
+      const ours = this.#isOurs(kill);
+      const process = ours ? this.#processOf(kill) : null;
+      const cgroup = this.#scenarioCgroup(kill.taskMemcg) ?? (process === null ? null : (this.#plan.processes.find(({ name }) => name === process)?.cgroup ?? null));
+      const told: Kill = {
+        kind: kill.kind,
+        constraint: kill.constraint,
+        trigger: kill.trigger,
+        oomMemcg: kill.oomMemcg,
+        taskMemcg: kill.taskMemcg,
+        group: kill.group,
+        limit: this.#limitName(kill.oomMemcg),
+        process,
+        witnesses: ["kmsg"],
+        victim: kill.victim,
+        atMs: kill.timeUs === null || begun === null ? null : Math.round((kill.timeUs - begun) / 1000),
+        missing: kill.missing,
+        evidence: kill.lines,
+      };
+      if (!ours) {
+        foreign.push(told);
+        continue;
+      }
+      const delta = cgroup === null ? undefined : deltas.get(cgroup);
+      if (delta !== undefined && delta.count > 0) {
+        told.witnesses.push("counters");
+        told.evidence = [...told.evidence, delta.line];
+      }
+      const exit = process === null ? undefined : this.#exitOf(kill.victim.pid, process);
+      if (exit?.signal === "SIGKILL") {
+        told.witnesses.push("exit");
+        told.evidence = [...told.evidence, exit.line];
+      }
+      this.#completeFromCounters(told, cgroup);
+      kills.push(told);
+      const contradiction = this.#contradiction(told, delta?.count, exit);
+      if (contradiction !== null) {
+        checks.push({ name: "evidence", expected: "two witnesses agree on each kill and none contradicts", actual: contradiction, status: "inconclusive", evidence: told.evidence });
+      }
+    }
+    checks.push(...this.#uncounted(kills, deltas));
+    return { kills, foreign, checks };
+  }
+
+  #isOurs(kill: OomKill): boolean {
+    if (kill.taskMemcg !== null) return this.#scenarioCgroup(kill.taskMemcg) !== null;
+    // Without its `oom-kill:` line a kill is ours by pid, if that process was alive and was not seen to end otherwise.
+    const process = this.#pids.get(kill.victim.pid) ?? (kill.tgid === null ? undefined : this.#pids.get(kill.tgid));
+    if (process === undefined) return false;
+    const exit = this.#exitOf(kill.victim.pid, process);
+    return exit === undefined || exit.signal === "SIGKILL";
+  }
+
+  #processOf(kill: OomKill): string | null {
+    const byPid = this.#pids.get(kill.victim.pid) ?? (kill.tgid === null ? undefined : this.#pids.get(kill.tgid));
+    if (byPid !== undefined) return byPid;
+    const cgroup = this.#scenarioCgroup(kill.taskMemcg);
+    const inside = this.#plan.processes.filter((process) => (process.cgroup ?? "") === cgroup);
+    return inside.length === 1 ? (inside[0]?.name ?? null) : null;
+  }
+
+  /** How a victim ended: the process itself, or a worker that its leader reaped. */
+  #exitOf(pid: number, process: string): { signal: string | null; code: number | null; line: number } | undefined {
+    const exit = this.#exits.get(process);
+    if (exit?.pid === pid) return exit;
+    for (const event of eventsOf(this.#events, "worker")) {
+      if (event.report.type === "child-end" && event.report.child === pid) return { signal: event.report.signal, code: event.report.code, line: event.line };
+    }
+    return undefined;
+  }
+
+  /** Which cgroup's limit was hit, in the scenario's words; null: none of the scenario's. */
+  #limitName(oomMemcg: string | null): string | null {
+    const name = this.#scenarioCgroup(oomMemcg);
+    return name === null || name === "" ? null : name;
+  }
+
+  /**
+   * Where the rate limit took the head of a report, its last line still says memcg or not; with counters that single
+   * out one limit above the victim, kind and limit are known all the same.
+   */
+  #completeFromCounters(kill: Kill, cgroup: string | null): void {
+    if (kill.constraint !== null || kill.kind !== "memcg" || cgroup === null || kill.oomMemcg !== null) return;
+    const hit = this.#limitsHit(cgroup);
+    if (hit.length !== 1 || hit[0] === undefined) return;
+    kill.limit = hit[0].cgroup;
+    kill.oomMemcg = `${this.#plan.top.path}/${hit[0].cgroup}`;
+    kill.taskMemcg ??= `${this.#plan.top.path}/${cgroup}`;
+    kill.evidence = [...kill.evidence, hit[0].line];
+  }
+
+  /** Limited cgroups at and above one whose own limit was hit, by their counters. */
+  #limitsHit(cgroup: string): { cgroup: string; line: number }[] {
+    const found: { cgroup: string; line: number }[] = [];
+    for (let name: string | null = cgroup; name !== null; name = name.includes("/") ? name.slice(0, name.lastIndexOf("/")) : null) {
+      const last = this.#final.get(name);
+      if (!last || last.counters["memory.max"] === "max") continue;
+      const grew = this.#growth(name, "memory.events.local.oom") ?? this.#growth(name, "memory.failcnt") ?? this.#growth(name, "memory.events.local.max");
+      const memsw = this.#growth(name, "memory.memsw.failcnt") ?? 0;
+      if ((grew ?? 0) + memsw > 0) found.push({ cgroup: name, line: last.line });
+    }
+    return found;
+  }
+
+  #growth(cgroup: string, key: string): number | null {
+    const last = this.#final.get(cgroup)?.counters[key];
+    const first = this.#first.get(cgroup)?.counters[key];
+    return typeof last === "number" ? last - (typeof first === "number" ? first : 0) : null;
+  }
+
+  /** OOM kills that each cgroup's own counter tells. */
+  #killDeltas(): Map<string, { count: number; line: number }> {
+    const deltas = new Map<string, { count: number; line: number }>();
+    for (const [cgroup, { line }] of this.#final) {
+      const count = this.#growth(cgroup, "memory.events.local.oom_kill") ?? this.#leafGrowth(cgroup);
+      if (count !== null) deltas.set(cgroup, { count, line });
+    }
+    return deltas;
+  }
+
+  /** Kernels before 5.2 have no memory.events.local: what a cgroup's children do not account for is its own. */
+  #leafGrowth(cgroup: string): number | null {
+    const all = this.#growth(cgroup, "memory.events.oom_kill");
+    if (all === null) return null;
+    const prefix = cgroup === "" ? "" : `${cgroup}/`;
+    const children = [...this.#final.keys()].filter((name) => name !== cgroup && name.startsWith(prefix) && !name.slice(prefix.length).includes("/"));
+    return children.reduce((rest, child) => rest - (this.#growth(child, "memory.events.oom_kill") ?? 0), all);
+  }
+
+  /** All kills that our counters tell; null where no counter could be read. */
+  #counted(): number | null {
+    const deltas = [...this.#killDeltas().values()];
+    return deltas.length === 0 ? null : deltas.reduce((sum, { count }) => sum + count, 0);
+  }
+
+  #contradiction(kill: Kill, counted: number | undefined, exit: { signal: string | null; code: number | null } | undefined): string | null {
+    const who = `pid ${kill.victim.pid}`;
+    if (counted === 0) return `the kernel log says that ${who} was killed, its cgroup's oom_kill counter did not grow`;
+    if (exit && exit.signal !== "SIGKILL") return `the kernel log says that ${who} was killed, and it ended with ${exit.signal ?? `status ${exit.code}`}`;
+    if (kill.witnesses.length < 2) return `only the kernel log says that ${who} was killed`;
+    return null;
+  }
+
+  /** Kills that the counters tell and the log does not. A group kill counts its chosen victim twice. */
+  #uncounted(kills: Kill[], deltas: Map<string, { count: number; line: number }>): Check[] {
+    const checks: Check[] = [];
+    for (const [cgroup, { count, line }] of deltas) {
+      const here = kills.filter((kill) => (this.#scenarioCgroup(kill.taskMemcg) ?? this.#plan.processes.find(({ name }) => name === kill.process)?.cgroup ?? "") === cgroup);
+      const groups = here.filter(({ group }) => group).length;
+      if (count <= here.length + groups) continue;
+      checks.push({
+        name: "evidence",
+        expected: "the kernel log tells each kill that the counters tell",
+        actual: `oom_kill of ${cgroup || "the run's cgroup"} grew by ${count}, the log tells ${here.length}`,
+        status: "inconclusive",
+        evidence: [line, ...this.#evidence.gaps],
+        note: this.#evidence.logComplete ? "the log has no gap" : "kernel log records were lost",
+      });
+    }
+    return checks;
+  }
+
+  /** Kernel time (µs since boot) of the first process's start: from the first record drained after it, at the latest. */
+  #firstStart(): number | null {
+    const start = eventsOf(this.#events, "process-start")[0];
+    const clock = this.#events.find((event): event is EventOf<"worker"> => event.type === "worker" && event.report.type === "start" && typeof event.report.t === "number");
+    if (!start || !clock || clock.report.t === undefined) return null;
+    // printk's clock and CLOCK_MONOTONIC run side by side (both since boot); they differ by far less than a millisecond.
+    return clock.report.t - (clock.t - start.t);
+  }
+
+  // expectations ---------------------------------------------------------------------------------------------------
+
+  #expectations(kills: Kill[]): Check[] {
+    const { expect } = this.#plan;
+    const checks: Check[] = [];
+    const lines = kills.flatMap(({ evidence }) => evidence);
+    const absence = this.#absence();
+    if (expect.oom !== null) checks.push(this.#kindCheck(expect.oom, kills, absence));
+    if (expect.limit !== null) checks.push(this.#each("limit", expect.limit, kills, (kill) => kill.limit, (kill) => kill.limit ?? (kill.oomMemcg === null ? null : kill.oomMemcg), absence));
+    if (expect.trigger !== null) checks.push(this.#each("trigger", expect.trigger, kills, (kill) => (kill.trigger === "unknown" ? null : kill.trigger), (kill) => kill.trigger, absence));
+    if (expect.victims !== null) {
+      const wanted = [...new Set(expect.victims)].sort();
+      const got = [...new Set(kills.map(({ process, victim }) => process ?? `${victim.comm} (pid ${victim.pid}, of no process of the scenario)`))].sort();
+      const same = JSON.stringify(wanted) === JSON.stringify(got);
+      const missing = wanted.some((name) => !got.includes(name));
+      checks.push({ name: "victims", expected: wanted, actual: got, status: same ? (got.length === 0 ? absence.status : "passed") : missing && got.length === 0 && absence.status !== "passed" ? "inconclusive" : "failed", evidence: lines.length > 0 ? lines : absence.evidence });
+    }
+    for (const name of expect.survivors ?? []) {
+      const exit = this.#exits.get(name);
+      const killed = kills.find(({ process }) => process === name);
+      const ours = exit ? this.#ourKills.get(exit.pid) : undefined;
+      const alive = !killed && (exit === undefined || exit.code === 0 || (ours !== undefined && ours.why !== "step"));
+      checks.push({ name: `survivors.${name}`, expected: "alive", actual: killed ? "killed by the OOM killer" : alive ? "alive" : `ended with ${describeExit(exit)}`, status: alive ? "passed" : "failed", evidence: killed?.evidence ?? (exit ? [exit.line] : []) });
+    }
+    for (const { process, exit: wanted } of expect.exit) {
+      const exit = this.#exits.get(process);
+      const ours = exit ? this.#ourKills.get(exit.pid) : undefined;
+      const actual = exit === undefined ? null : (exit.signal ?? exit.code);
+      const byUs = ours !== undefined && ours.why !== "step" && ours.line < (exit?.line ?? 0) && exit?.signal === "SIGKILL";
+      checks.push({
+        name: `exit.${process}`,
+        expected: wanted,
+        actual: byUs ? "still running when the run ended" : actual,
+        status: exit === undefined ? "inconclusive" : !byUs && actual === wanted ? "passed" : "failed",
+        evidence: exit === undefined ? [] : [exit.line],
+      });
+    }
+    for (const { cgroup, key, compare } of expect.counters) checks.push(this.#counterCheck(cgroup, key, compare));
+    for (const { pattern } of expect.log) {
+      const found = this.#kmsg.filter(({ facility, text }) => facility === 0 && new RegExp(pattern).test(text));
+      checks.push({ name: "log", expected: `/${pattern}/`, actual: found[0]?.text ?? null, status: found.length > 0 ? "passed" : this.#evidence.logComplete ? "failed" : "inconclusive", evidence: found.length > 0 ? found.map(({ line }) => line) : this.#evidence.gaps });
+    }
+    if (expect.panic !== null) checks.push({ name: "panic", expected: expect.panic, actual: false, status: expect.panic ? "failed" : "passed", evidence: [] });
+    if (expect.withinMs !== null) {
+      const at = kills.map(({ atMs }) => atMs).filter((ms) => ms !== null);
+      const first = at.length > 0 ? Math.min(...at) : null;
+      checks.push({ name: "within", expected: `${expect.withinMs} ms`, actual: first === null ? null : `${first} ms`, status: first !== null ? (first <= expect.withinMs ? "passed" : "failed") : kills.length > 0 ? "inconclusive" : absence.status === "passed" ? "failed" : "inconclusive", evidence: lines });
+    }
+    for (const event of eventsOf(this.#events, "step")) {
+      if (event.status === "done") continue;
+      checks.push({ name: `step ${event.index + 1} (${event.do})`, expected: "done", actual: event.detail, status: "failed", evidence: [event.line] });
+    }
+    const named = expect.victims;
+    const others = named === null ? (expect.oom === "none" || expect.oom === null ? kills : kills.filter(({ kind }) => kind !== expect.oom && kind !== "unknown")) : [];
+    if (expect.oom !== "none" && others.length > 0) {
+      checks.push({ name: "other OOM kills", expected: "none", actual: others.map(describeKill), status: "failed", evidence: others.flatMap(({ evidence }) => evidence) });
+    }
+    return checks;
+  }
+
+  /** Whether "no OOM kill happened" is proven: the log is whole, or the counters stand still. */
+  #absence(): { status: "passed" | "inconclusive"; evidence: number[] } {
+    const counted = this.#counted();
+    const lines = [...this.#final.values()].map(({ line }) => line);
+    if (counted === 0) return { status: "passed", evidence: lines };
+    if (counted === null) return { status: "inconclusive", evidence: this.#evidence.gaps };
+    return { status: "inconclusive", evidence: [...lines, ...this.#evidence.gaps] };
+  }
+
+  #kindCheck(expected: Kind, kills: Kill[], absence: { status: "passed" | "inconclusive"; evidence: number[] }): Check {
+    const evidence = kills.flatMap((kill) => kill.evidence);
+    if (kills.length === 0) {
+      const status = absence.status === "inconclusive" ? "inconclusive" : expected === "none" ? "passed" : "failed";
+      return { name: "oom", expected, actual: absence.status === "passed" ? "none" : "unknown", status, evidence: absence.evidence };
+    }
+    const kinds = [...new Set(kills.map(({ kind }) => kind))];
+    const actual = kinds.length === 1 ? kinds[0] : kinds;
+    if (expected === "none") return { name: "oom", expected, actual, status: "failed", evidence };
+    const wrong = kinds.some((kind) => kind !== expected && kind !== "unknown");
+    const unknown = kinds.includes("unknown");
+    return { name: "oom", expected, actual, status: wrong ? "failed" : unknown ? "inconclusive" : "passed", evidence };
+  }
+
+  /** A property that each of our kills must have. */
+  #each(name: string, expected: string, kills: Kill[], get: (kill: Kill) => string | null, show: (kill: Kill) => string | null, absence: { status: "passed" | "inconclusive"; evidence: number[] }): Check {
+    if (kills.length === 0) return { name, expected, actual: null, status: absence.status === "passed" ? "failed" : "inconclusive", evidence: absence.evidence, note: "no OOM kill happened" };
+    const evidence = kills.flatMap((kill) => kill.evidence);
+    const wrong = kills.find((kill) => get(kill) !== expected && show(kill) !== null && show(kill) !== "unknown");
+    const open = kills.find((kill) => get(kill) === null);
+    const shown = [...new Set(kills.map(show))];
+    const actual = shown.length === 1 ? (shown[0] ?? null) : shown;
+    return { name, expected, actual, status: wrong ? "failed" : open ? "inconclusive" : "passed", evidence };
+  }
+
+  #counterCheck(cgroup: string, key: string, compare: Plan["expect"]["counters"][number]["compare"]): Check {
+    const name = `counters.${cgroup}.${key}`;
+    const all = eventsOf(this.#events, "counters").filter((event) => event.cgroup === cgroup && event.counters[key] !== undefined);
+    const number = (event: EventOf<"counters">): number => {
+      const value = event.counters[key];
+      return value === "max" ? Number.POSITIVE_INFINITY : (value ?? Number.NaN);
+    };
+    const last = this.#final.get(cgroup);
+    if (all.length === 0) return { name, expected: compare.text, actual: null, status: "inconclusive", evidence: last ? [last.line] : [], note: `this kernel does not tell ${key}` };
+    let value: number;
+    let line: number;
+    if (cumulative.test(key)) {
+      const growth = this.#growth(cgroup, key);
+      if (growth === null || !last) return { name, expected: compare.text, actual: null, status: "inconclusive", evidence: all.map((event) => event.line), note: "it was not read at the end" };
+      [value, line] = [growth, last.line];
+    } else {
+      const largest = all.reduce((best, event) => (number(event) > number(best) ? event : best));
+      [value, line] = [number(largest), largest.line];
+    }
+    return { name, expected: compare.text, actual: Number.isFinite(value) ? value : "max", status: holds(value, compare.op, compare.value) ? "passed" : "failed", evidence: [line] };
+  }
+
+  // workloads ------------------------------------------------------------------------------------------------------
+
+  #reportsOf(process: string): { line: number; report: WorkerReport }[] {
+    return eventsOf(this.#events, "worker").filter((event) => event.process === process);
+  }
+
+  /** A worker that did not do what it stated proves nothing: its ENOMEM is no OOM kill, and no kill of it no survival. */
+  #workloads(kills: Kill[]): Check[] {
+    const checks: Check[] = [];
+    for (const process of this.#plan.processes) {
+      if (process.bytes === null) continue;
+      const reports = this.#reportsOf(process.name);
+      const exit = this.#exits.get(process.name);
+      const error = reports.find(({ report }) => report.type === "error");
+      const touched = reports.filter(({ report }) => report.type === "touched");
+      const slow = touched.find(({ report }) => report.type === "touched" && report.slow);
+      if (slow) this.#notes.push(`${process.name} was slower than its stated rate`);
+      if (touched.length >= process.workers) continue;
+      if (kills.some((kill) => kill.process === process.name)) continue;
+      const detail = this.#earlyEnd(process, exit, error);
+      if (detail === null) continue;
+      const stated = this.#plan.expect.exit.some((wanted) => wanted.process === process.name && exit !== undefined && (wanted.exit === exit.signal || wanted.exit === exit.code));
+      checks.push({
+        name: `workload.${process.name}`,
+        expected: `${formatBytes(process.bytes)} touched`,
+        actual: detail.text,
+        status: stated ? "passed" : "inconclusive",
+        evidence: detail.lines,
+      });
+    }
+    return checks;
+  }
+
+  #earlyEnd(process: PlannedProcess, exit: EventOf<"process-exit"> | undefined, error: { line: number; report: WorkerReport } | undefined): { text: string; lines: number[] } | null {
+    const reached = Math.max(0, ...this.#reportsOf(process.name).map(({ report }) => ("touched" in report && typeof report.touched === "number" ? report.touched : 0)));
+    const after = `after ${formatBytes(reached)}`;
+    if (error?.report.type === "error") {
+      const { op, errno, message } = error.report;
+      return { text: `${op} failed ${after}: ${errno ?? message ?? "unknown error"}${errno === "ENOMEM" ? " (no OOM kill)" : ""}`, lines: exit ? [error.line, exit.line] : [error.line] };
+    }
+    if (!exit) return null;
+    const ours = this.#ourKills.get(exit.pid);
+    // Ended by the timeout or a step: it was kept from its bytes, it did not give up.
+    if (ours && ours.line < exit.line) return null;
+    const output = eventsOf(this.#events, "output").filter((event) => event.process === process.name);
+    const heap = output.find(({ text }) => /JavaScript heap out of memory/.test(text));
+    if (heap) return { text: `V8's own heap limit ended it ${after} (${describeExit(exit)}): no OOM kill`, lines: [heap.line, exit.line] };
+    if (exit.signal === "SIGKILL") {
+      const killers = this.#run.capabilities?.oomKillers ?? [];
+      const who = killers.length > 0 ? `; ${killers.join(" and ")} runs on this machine and may have sent it` : "";
+      return { text: `killed ${after} by a SIGKILL that no kernel record or counter explains${who}`, lines: [exit.line, this.#run.line] };
+    }
+    const words = output.map(({ text }) => text.trim()).join(" ").slice(-200);
+    return { text: `ended ${after} with ${describeExit(exit)}${words === "" ? "" : `: ${words}`}`, lines: [exit.line, ...output.map(({ line }) => line)] };
+  }
+
+  // observed -------------------------------------------------------------------------------------------------------
+
+  #processes(kills: Kill[]): Observed["processes"] {
+    const all: Observed["processes"] = {};
+    for (const { name } of this.#plan.processes) {
+      const exit = this.#exits.get(name);
+      const sizes: number[] = [];
+      let touched: number | null = null;
+      for (const { report } of this.#reportsOf(name)) {
+        if ("rss" in report) sizes.push(report.rss);
+        if ("hwm" in report) sizes.push(report.hwm);
+        if ("touched" in report && typeof report.touched === "number") touched = Math.max(touched ?? 0, report.touched);
+      }
+      for (const { process, victim } of kills) {
+        if (process !== name || victim.anonRss === null) continue;
+        sizes.push(victim.anonRss + (victim.fileRss ?? 0) + (victim.shmemRss ?? 0));
+      }
+      all[name] = { exit: exit ? { code: exit.code, signal: exit.signal } : null, maxRss: sizes.length > 0 ? Math.max(...sizes) : null, touched };
+    }
+    return all;
+  }
+
+  /** Final counters by the scenario's names; events as objects, as the kernel's files group them. */
+  #cgroups(): Observed["cgroups"] {
+    const all: Observed["cgroups"] = {};
+    for (const { name } of this.#plan.cgroups) {
+      const last = this.#final.get(name);
+      if (!last) continue;
+      const shown: Record<string, unknown> = {};
+      for (const [key, value] of Object.entries(last.counters)) {
+        const grouped = /^(memory\.events\.local|memory\.events|memory\.swap\.events|memory\.stat|memory\.oom_control|memory\.pressure\.(?:some|full)|cgroup\.events)\.(.+)$/.exec(key);
+        if (!grouped?.[1] || !grouped[2]) shown[key] = value;
+        else (shown[grouped[1]] ??= {} as Record<string, unknown>), ((shown[grouped[1]] as Record<string, unknown>)[grouped[2]] = value);
+      }
+      const peak = this.#peak(name);
+      if (shown["memory.peak"] === undefined) shown["memory.peak"] = peak;
+      all[name] = shown;
+    }
+    return all;
+  }
+
+  #peak(cgroup: string): number | null {
+    const seen = eventsOf(this.#events, "counters")
+      .filter((event) => event.cgroup === cgroup)
+      .map(({ counters }: { counters: Counters }) => counters["memory.current"])
+      .filter((value) => typeof value === "number");
+    return seen.length > 0 ? Math.max(...seen) : null;
+  }
+
+  #kernelLog(): string[] {
+    return this.#kmsg.filter(({ facility }) => facility === 0).map(({ timeUs, text }) => `${timeUs === null ? "" : `[${(timeUs / 1e6).toFixed(6).padStart(12)}] `}${text}`);
+  }
+}
+
+function holds(value: number, op: string, wanted: number): boolean {
+  switch (op) {
+    case "==":
+      return value === wanted;
+    case "!=":
+      return value !== wanted;
+    case ">":
+      return value > wanted;
+    case ">=":
+      return value >= wanted;
+    case "<":
+      return value < wanted;
+    default:
+      return value <= wanted;
+  }
+}
+
+const describeExit = (exit: { code: number | null; signal: string | null } | undefined): string => (exit === undefined ? "nothing" : (exit.signal ?? `status ${exit.code}`));
+
+const describeKill = ({ kind, victim, process }: Kill): string => `${kind}: ${process ?? victim.comm} (pid ${victim.pid})`;
+
+/** A check as one sentence. */
+function sentence({ name, expected, actual, note }: Check): string {
+  const show = (value: unknown): string => (value === null ? "nothing" : typeof value === "string" ? value : Array.isArray(value) && value.length === 0 ? "none" : JSON.stringify(value));
+  return `${name}: expected ${show(expected)}, got ${show(actual)}${note === undefined ? "" : ` (${note})`}`;
+}
