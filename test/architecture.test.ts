@@ -54,7 +54,11 @@ function importsOf(file: string): string[] {
 const relativeImports = (file: string): string[] =>
   importsOf(file)
     .filter((name) => name.startsWith("."))
-    .map((name) => relative(src, join(src, dirname(file), name)).split(sep).join("/"));
+    .map((name) =>
+      relative(src, join(src, dirname(file), name))
+        .split(sep)
+        .join("/"),
+    );
 
 describe("the shape of src/", () => {
   test.each(files)("%s belongs to a module of the table", (file) => {
@@ -90,7 +94,8 @@ describe("the shape of src/", () => {
   });
 
   test.each(files)("%s names built-in modules with node:", (file) => {
-    const bare = /^(?:assert|child_process|crypto|events|fs|module|net|os|path|process|stream|tty|url|util|v8|vm|worker_threads|zlib)(?:\/|$)/;
+    const bare =
+      /^(?:assert|child_process|crypto|events|fs|module|net|os|path|process|stream|tty|url|util|v8|vm|worker_threads|zlib)(?:\/|$)/;
     expect(importsOf(file).filter((name) => bare.test(name))).toEqual([]);
   });
 });

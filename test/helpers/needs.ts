@@ -1,5 +1,3 @@
-import type {} from "vitest";
-
 /**
  * What a test needs from the machine it runs on. A test that lacks something is skipped and says what:
  *
@@ -20,13 +18,6 @@ export function needs(what: string | Readonly<Record<string, boolean>>, availabl
 export interface Needs {
   skip?: true;
   meta?: { lacking: string[] };
-}
-
-declare module "vitest" {
-  interface TaskMeta {
-    /** What the machine lacks for this test or suite. */
-    lacking?: string[];
-  }
 }
 
 /** What CI's machine cannot have, each with the reason. Everything else must be there: .ci/run installs it. */

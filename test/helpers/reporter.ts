@@ -1,6 +1,13 @@
 import type { Reporter, TestCase, TestModule, TestSuite } from "vitest/node";
 import { cannotExistHere } from "./needs.ts";
 
+declare module "vitest" {
+  interface TaskMeta {
+    /** What the machine lacks for this test or suite. */
+    lacking?: string[];
+  }
+}
+
 /** Tells every skipped test with its reason; on CI a test that could have run there and did not fails the run. */
 export class SkipReporter implements Reporter {
   onTestRunEnd(modules: readonly TestModule[]): void {

@@ -1,0 +1,29 @@
+#!/usr/bin/env node
+"use strict";
+// Starts the command line: the bundle beside this file, with V8's compiled code of it where this Node takes it.
+const fs = require("node:fs");
+const only = process.argv.length === 3 ? process.argv[2] : undefined;
+if (only === "--version" || only === "-V") {
+  fs.writeSync(1, "@VERSION@\n");
+} else {
+  const filename = `${__dirname}/@BUNDLE@.cjs`;
+  let cachedData;
+  try {
+    cachedData = fs.readFileSync(`${__dirname}/@BUNDLE@.cache`);
+  } catch {
+    // Slower, not wrong.
+  }
+  const script = new (require("node:vm").Script)(fs.readFileSync(filename, "latin1"), { filename, cachedData });
+  /** @type {{ exports: { main?: (argv: string[]) => Promise<number> } }} */
+  const cli = { exports: {} };
+  script.runInThisContext()(cli.exports, require, cli, filename, __dirname);
+  cli.exports.main?.(process.argv.slice(2)).then(
+    (code) => {
+      process.exitCode = code;
+    },
+    (error) => {
+      console.error(error);
+      process.exitCode = 3;
+    },
+  );
+}
