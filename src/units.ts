@@ -3,10 +3,22 @@ import { OomlabError } from "./errors.ts";
 
 /** The text is no size, rate or duration. `hint` is a better spelling where one is near. */
 export class UnitError extends OomlabError {
-  constructor(message: string, hint?: string) {
+  /** What is wrong beside the spelling: `a size cannot be negative`. */
+  readonly reason: string | undefined;
+
+  constructor(expected: string, text: string, options: { reason?: string; hint?: string | undefined } = {}) {
+    const { reason, hint } = options;
+    const message = `expected ${expected}; got ${show(text)}${reason === undefined ? "" : `: ${reason}`}`;
     super("UNIT", message, hint === undefined ? { exitCode: 2 } : { hint, exitCode: 2 });
+    this.reason = reason;
   }
 }
+
+const SIZE = "a size such as 200Mi";
+const RATE = "a rate such as 50Mi/s";
+const STEP = "steps such as 12Mi/10s";
+const SHARE = "a share such as 50%";
+const DURATION = "a duration such as 500ms, 5s, 2m or 1h";
 
 /** An exact rational number: `numerator / denominator`, the denominator positive. */
 export interface Exact {
@@ -26,7 +38,7 @@ const QUANTITY = /^([+-]?)(\d+(?:\.\d*)?|\.\d+)(?:[eE]([+-]?\d{1,3})|([KMGTPE]i|
 /** Reads a Kubernetes quantity (`200Mi`, `1G`, `1e3`, `500m`, `1.5Gi`), sign included, without rounding. Throws UnitError. */
 export function parseQuantity(text: string): Exact {
   const match = text.length <= 64 ? QUANTITY.exec(text) : null;
-  if (match === null) throw new UnitError(`${show(text)} is not a size such as 200Mi`, nearSize(text));
+  if (match === null) throw new UnitError(SIZE, text, { hint: nearSize(text) });
   const [, sign, digits = "", exponent, suffix = ""] = match;
   const [whole = "", fraction = ""] = digits.split(".");
   const value = BigInt(`${sign === "-" ? "-" : ""}${whole}${fraction}` || "0");
@@ -45,14 +57,14 @@ function decimalPower(suffix: string): number {
 /** Reads a size in bytes: a whole number from 0 to 2^53. Throws UnitError. */
 export function parseSize(text: string): number {
   const { numerator, denominator } = parseQuantity(text);
-  if (numerator < 0n) throw new UnitError(`a size cannot be negative: ${show(text)}`);
+  if (numerator < 0n) throw new UnitError(SIZE, text, { reason: "a size cannot be negative" });
   if (numerator % denominator !== 0n) {
     // `500m` for 500 MB is Kubernetes' classic: half a byte.
-    if (text.endsWith("m")) throw new UnitError(`${text} is no whole number of bytes: m is a thousandth`, `${text.slice(0, -1)}M or ${text.slice(0, -1)}Mi`);
-    throw new UnitError(`${show(text)} is no whole number of bytes`);
+    const hint = text.endsWith("m") ? `${text.slice(0, -1)}M or ${text.slice(0, -1)}Mi` : undefined;
+    throw new UnitError(SIZE, text, { reason: `no whole number of bytes${hint === undefined ? "" : ", m is a thousandth"}`, hint });
   }
   const bytes = numerator / denominator;
-  if (bytes > BigInt(MAX_SIZE)) throw new UnitError(`${show(text)} is more than 2^53 bytes (8Pi)`, "max, where no limit is meant");
+  if (bytes > BigInt(MAX_SIZE)) throw new UnitError(SIZE, text, { reason: "more than 2^53 bytes (8Pi)" });
   return Number(bytes);
 }
 
@@ -64,23 +76,20 @@ export function parseLimit(text: string): number | "max" {
 /** Reads a rate such as `50Mi/s`, in bytes a second, at least 1. Throws UnitError. */
 export function parseRate(text: string): number {
   const match = /^(\S+?)\s*\/\s*s$/.exec(text);
-  if (match === null) {
-    const size = isSize(text) ? `${text}/s` : undefined;
-    throw new UnitError(`${show(text)} is not a rate such as 50Mi/s`, size);
-  }
+  if (match === null) throw new UnitError(RATE, text, { hint: isSize(text) ? `${text}/s` : undefined });
   const rate = parseSize(match[1] ?? "");
-  if (rate === 0) throw new UnitError(`a rate must be more than 0: ${show(text)}`);
+  if (rate === 0) throw new UnitError(RATE, text, { reason: "a rate is more than 0" });
   return rate;
 }
 
 /** Reads steps such as `12Mi/10s`: so many bytes each so many ms. Throws UnitError. */
 export function parseStep(text: string): { size: number; everyMs: number } {
   const match = /^(\S+?)\s*\/\s*(\S+)$/.exec(text);
-  if (match === null) throw new UnitError(`${show(text)} is not a step such as 12Mi/10s`);
+  if (match === null) throw new UnitError(STEP, text);
   const size = parseSize(match[1] ?? "");
   // `12Mi/s` reads as one second.
   const everyMs = parseDuration(/^[a-z]/.test(match[2] ?? "") ? `1${match[2]}` : (match[2] ?? ""));
-  if (size === 0 || everyMs === 0) throw new UnitError(`a step must be more than 0: ${show(text)}`);
+  if (size === 0 || everyMs === 0) throw new UnitError(STEP, text, { reason: "a step is more than 0" });
   return { size, everyMs };
 }
 
@@ -88,7 +97,7 @@ export function parseStep(text: string): { size: number; everyMs: number } {
 export function parsePercent(text: string): number {
   const match = /^(\d{1,6}(?:\.\d{1,6})?)\s*%$/.exec(text);
   const percent = Number(match?.[1] ?? Number.NaN);
-  if (!(percent > 0 && percent <= 10_000)) throw new UnitError(`${show(text)} is not a share such as 50%`);
+  if (!(percent > 0 && percent <= 10_000)) throw new UnitError(SHARE, text);
   return percent;
 }
 
@@ -98,7 +107,7 @@ const DURATION_MS: Readonly<Record<string, bigint>> = { ms: 1n, s: 1000n, m: 60_
 export function parseDuration(text: string): number {
   if (text === "0") return 0;
   if (text.length > 64 || !/^(?:\d+(?:\.\d+)?(?:ms|s|m|h))+$/.test(text)) {
-    throw new UnitError(`${show(text)} is not a duration such as 500ms, 5s, 2m or 1h`, nearDuration(text));
+    throw new UnitError(DURATION, text, { hint: nearDuration(text) });
   }
   let total = { numerator: 0n, denominator: 1n };
   for (const [, digits = "", unit = ""] of text.matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h)/g)) {
@@ -107,9 +116,9 @@ export function parseDuration(text: string): number {
     const numerator = BigInt(whole + fraction) * (DURATION_MS[unit] ?? 0n);
     total = { numerator: total.numerator * denominator + numerator * total.denominator, denominator: total.denominator * denominator };
   }
-  if (total.numerator % total.denominator !== 0n) throw new UnitError(`${show(text)} is no whole number of milliseconds`);
+  if (total.numerator % total.denominator !== 0n) throw new UnitError(DURATION, text, { reason: "no whole number of milliseconds" });
   const ms = total.numerator / total.denominator;
-  if (ms > BigInt(MAX_DURATION_MS)) throw new UnitError(`${show(text)} is longer than 596h`);
+  if (ms > BigInt(MAX_DURATION_MS)) throw new UnitError(DURATION, text, { reason: "longer than 596h" });
   return Number(ms);
 }
 

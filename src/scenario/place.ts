@@ -1,0 +1,210 @@
+/** A node of a scenario file under its path, with the ways to look into it and to note what is wrong there. */
+import { isAlias, isMap, isScalar, isSeq, visit } from "yaml";
+import type { Alias, Document, LineCounter, Node, Pair } from "yaml";
+import { excerpt, ScenarioError } from "./problem.ts";
+import type { Position } from "./types.ts";
+
+export type JsonSchema = { [key: string]: unknown };
+/** Named parts of the JSON Schema (`$defs`), collected while it is made. */
+export type Defs = Map<string, JsonSchema>;
+
+/** What names can stand for in a scenario; a reference is checked when its whole document has been read. */
+export type NameKind = "cgroup" | "process";
+
+/** How many nodes aliases may bring in: a bomb multiplies, people do not. */
+const MAX_ALIASED = 10_000;
+/** How many problems are worth printing for one document. */
+const MAX_PROBLEMS = 200;
+
+/** One document being read: its problems, names and places. */
+export class Reader {
+  readonly file: string;
+  readonly text: string;
+  readonly lines: LineCounter;
+  readonly problems: ScenarioError[] = [];
+  readonly names: Record<NameKind, Set<string>> = { cgroup: new Set(), process: new Set() };
+  readonly references: { kind: NameKind; name: string; place: Place }[] = [];
+  /** Every place that was read: path -> offset in the text. */
+  readonly places: Map<string, number> = new Map();
+  readonly #targets: Map<Alias, Node>;
+  #aliased: number = 0;
+
+  constructor(source: { file: string; text: string; lines: LineCounter }, document: Document) {
+    this.file = source.file;
+    this.text = source.text;
+    this.lines = source.lines;
+    this.#targets = aliasTargets(document, this.text);
+  }
+
+  position(offset: number): Position {
+    const { line, col } = this.lines.linePos(offset);
+    return { line: Math.max(line, 1), column: Math.max(col, 1) };
+  }
+
+  problem(offset: number, path: string, what: string, hint?: string): void {
+    if (this.problems.length >= MAX_PROBLEMS) return;
+    const { line, column } = this.position(offset);
+    this.problems.push(new ScenarioError({ file: this.file, line, column, path, what, hint, code: codeLine(this.text, this.lines, line) }));
+  }
+
+  /** The node an alias stands for; undefined where it stands for none, or for too much. */
+  resolve(alias: Alias): Node | undefined {
+    this.#aliased += 1;
+    return this.#targets.get(alias);
+  }
+
+  /** Counts nodes that were reached through an alias. */
+  get bombed(): boolean {
+    return this.#aliased > MAX_ALIASED;
+  }
+
+  countAliased(): void {
+    this.#aliased += 1;
+  }
+}
+
+/** The text of a line, from 1, without its end. */
+export function codeLine(text: string, lines: LineCounter, line: number): string {
+  const start = lines.lineStarts[line - 1] ?? 0;
+  const end = text.indexOf("\n", start);
+  return text.slice(start, end < 0 ? undefined : end).replace(/\r$/, "");
+}
+
+/** One walk for all aliases: yaml's own resolve() walks the document for each. */
+function aliasTargets(document: Document, text: string): Map<Alias, Node> {
+  const targets = new Map<Alias, Node>();
+  if (!text.includes("*")) return targets;
+  const anchors = new Map<string, Node>();
+  visit(document, (_key, node) => {
+    if (isAlias(node)) {
+      const target = anchors.get(node.source);
+      if (target !== undefined) targets.set(node, target);
+    } else if ((isMap(node) || isSeq(node) || isScalar(node)) && node.anchor !== undefined) anchors.set(node.anchor, node);
+  });
+  return targets;
+}
+
+export interface Entry {
+  key: string;
+  /** The place of the key. */
+  at: Place;
+  value: Place;
+}
+
+export type ScalarKind = "text" | "number" | "boolean" | "nothing";
+
+/** A node of the document under its path, with the ways to look into it. */
+export class Place {
+  readonly reader: Reader;
+  readonly path: string;
+  readonly node: Node | null;
+  /** Where problems here are shown. */
+  readonly offset: number;
+  readonly #aliased: boolean;
+
+  constructor(reader: Reader, node: unknown, path: string, fallback: number, aliased = false) {
+    this.reader = reader;
+    this.path = path;
+    this.offset = rangeStart(node) ?? fallback;
+    this.#aliased = aliased || isAlias(node);
+    if (aliased) reader.countAliased();
+    this.node = isAlias(node) ? this.#follow(node) : isMap(node) || isSeq(node) || isScalar(node) ? node : null;
+    reader.places.set(path, this.offset);
+  }
+
+  #follow(alias: Alias): Node | null {
+    const target = this.reader.resolve(alias);
+    if (target === undefined) this.wrong(`*${alias.source} stands for nothing: no &${alias.source} before it`);
+    return target ?? null;
+  }
+
+  get position(): Position {
+    return this.reader.position(this.offset);
+  }
+
+  get isMap(): boolean {
+    return isMap(this.node);
+  }
+
+  get isList(): boolean {
+    return isSeq(this.node);
+  }
+
+  get isNothing(): boolean {
+    return this.scalar()?.kind === "nothing";
+  }
+
+  /** What stands here, for messages. */
+  get found(): string {
+    if (isMap(this.node)) return "a mapping";
+    if (isSeq(this.node)) return "a list";
+    const range = this.node?.range;
+    const written = range ? excerpt(this.reader.text.slice(range[0], range[1])) : "";
+    return written === "" || this.isNothing ? "nothing" : written;
+  }
+
+  /** Notes what is wrong here. */
+  wrong(what: string, hint?: string): undefined {
+    this.reader.problem(this.offset, this.path, what, hint);
+  }
+
+  /** Notes that something else was expected here. */
+  expected(expected: string, hint?: string): undefined {
+    return this.wrong(`expected ${expected}; got ${this.found}`, hint);
+  }
+
+  /** The value as its kind and its text as written (unquoted); undefined where it is no scalar. */
+  scalar(): { kind: ScalarKind; text: string } | undefined {
+    const { node } = this;
+    if (node === null) return { kind: "nothing", text: "" };
+    if (!isScalar(node)) return undefined;
+    const { value, source } = node;
+    if (typeof value === "string") return { kind: "text", text: value };
+    const text = source ?? String(value);
+    return { kind: value === null ? "nothing" : typeof value === "boolean" ? "boolean" : "number", text };
+  }
+
+  items(): Place[] {
+    if (!isSeq(this.node) || this.#stop()) return [];
+    return this.node.items.map((item, index) => new Place(this.reader, item, `${this.path}[${index}]`, this.offset, this.#aliased));
+  }
+
+  /** The pairs of a mapping; keys that are no plain text and keys that stand twice are noted and left out. */
+  entries(): Entry[] {
+    if (!isMap(this.node) || this.#stop()) return [];
+    const entries = new Map<string, Entry>();
+    for (const pair of this.node.items as Pair[]) {
+      const { key: keyNode, value } = pair;
+      const keyOffset = rangeStart(keyNode) ?? this.offset;
+      if (!isScalar(keyNode) || keyNode.value === null) {
+        this.reader.problem(keyOffset, this.path, "expected a key of plain text");
+        continue;
+      }
+      const key = typeof keyNode.value === "string" ? keyNode.value : (keyNode.source ?? String(keyNode.value));
+      const path = this.path === "" ? key : `${this.path}.${key}`;
+      const first = entries.get(key);
+      if (first !== undefined) {
+        this.reader.problem(keyOffset, path, `the key stands twice; first in line ${first.at.position.line}`);
+        continue;
+      }
+      const at = new Place(this.reader, keyNode, path, keyOffset, this.#aliased);
+      entries.set(key, { key, at, value: new Place(this.reader, value, path, endOf(keyNode) ?? keyOffset, this.#aliased) });
+    }
+    return [...entries.values()];
+  }
+
+  #stop(): boolean {
+    if (!this.reader.bombed) return false;
+    const what = `more than ${MAX_ALIASED} values through aliases`;
+    if (!this.reader.problems.some((problem) => problem.message.includes(what))) this.wrong(what);
+    return true;
+  }
+}
+
+function rangeStart(node: unknown): number | undefined {
+  return isMap(node) || isSeq(node) || isScalar(node) || isAlias(node) ? node.range?.[0] : undefined;
+}
+
+function endOf(node: Node): number | undefined {
+  return node.range?.[1];
+}

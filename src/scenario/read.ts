@@ -1,0 +1,178 @@
+/** From the text of a file to its scenarios. */
+import { LineCounter, parseAllDocuments } from "yaml";
+import type { Document, YAMLError } from "yaml";
+import { codeLine, Place, Reader } from "./place.ts";
+import { didYouMean } from "./shape.ts";
+import { ScenarioError, ScenarioErrors } from "./problem.ts";
+import { scenarioShape } from "./schema.ts";
+import type { CgroupSpec, Expectations, MachineNeeds, Position, ProcessSpec, Scenario, Step } from "./types.ts";
+
+/** The largest file that is read, in characters: a scenario has a few hundred. */
+export const MAX_TEXT: number = 1024 * 1024;
+
+interface Source {
+  file: string;
+  text: string;
+  lines: LineCounter;
+}
+
+/**
+ * Reads the scenarios of one file from its text; `file` is its name in messages and in the result.
+ * Throws ScenarioErrors with every problem there is.
+ */
+export function parseScenarios(text: string, file: string): Scenario[] {
+  const { scenarios, problems } = readText(text, file);
+  const [first, ...rest] = problems;
+  if (first !== undefined) throw new ScenarioErrors([first, ...rest]);
+  return scenarios;
+}
+
+/** As parseScenarios, with the problems as a value. */
+export function readText(text: string, file: string): { scenarios: Scenario[]; problems: ScenarioError[] } {
+  const whole = (what: string): { scenarios: Scenario[]; problems: ScenarioError[] } => ({
+    scenarios: [],
+    problems: [new ScenarioError({ file, line: null, column: null, path: "", what })],
+  });
+  if (text.length > MAX_TEXT) return whole("expected a scenario; got a file of more than 1 MiB");
+  // A byte order mark is allowed before YAML, and no part of it.
+  const source: Source = { file, text: text.startsWith("\ufeff") ? text.slice(1) : text, lines: new LineCounter() };
+  let documents: Document[];
+  try {
+    const parsed = parseAllDocuments(source.text, { lineCounter: source.lines, prettyErrors: false, uniqueKeys: false, logLevel: "silent" });
+    documents = "empty" in parsed ? [] : parsed;
+  } catch (error) {
+    // yaml composes by recursion: very deep nesting ends its stack.
+    return whole(`expected YAML; ${error instanceof RangeError ? "it is nested too deeply" : `got what cannot be read: ${String(error)}`}`);
+  }
+  const problems: ScenarioError[] = [];
+  const scenarios: Scenario[] = [];
+  const used = new Map<string, number>();
+  let seen = 0;
+  for (const document of documents) {
+    if (document.contents === null && document.errors.length === 0) continue;
+    const reader = new Reader(source, document);
+    if (isEmpty(document, reader)) continue;
+    seen += 1;
+    const scenario = readDocument(document, reader, source);
+    problems.push(...reader.problems);
+    if (scenario === undefined) continue;
+    const first = used.get(scenario.name);
+    if (first === undefined) used.set(scenario.name, scenario.line);
+    else problems.push(duplicateName(source, scenario, first));
+    scenarios.push(scenario);
+  }
+  if (seen === 0 && problems.length === 0) return whole("expected a scenario; got an empty file");
+  return { scenarios, problems };
+}
+
+function isEmpty(document: Document, reader: Reader): boolean {
+  return document.errors.length === 0 && new Place(reader, document.contents, "", 0).isNothing;
+}
+
+function duplicateName({ file, text, lines }: Source, scenario: Scenario, first: number): ScenarioError {
+  const line = Math.max(scenario.line, 1);
+  return new ScenarioError({ file, line, column: 1, path: "name", what: `the name ${JSON.stringify(scenario.name)} stands twice in this file; first in line ${first}`, code: codeLine(text, lines, line) });
+}
+
+function readDocument(document: Document, reader: Reader, source: Source): Scenario | undefined {
+  for (const error of [...document.errors, ...document.warnings]) syntaxProblem(error, reader);
+  if (reader.problems.length > 0) return undefined;
+  const top = new Place(reader, document.contents, "", 0);
+  if (isManifest(top)) return undefined;
+  const given = scenarioShape.read(top);
+  if (given === undefined) return undefined;
+  if (given.processes === undefined && !reader.problems.some(({ path }) => /^processes\b|^$/.test(path))) {
+    top.wrong("expected the key processes: nothing presses", "such as processes: { hog: { stress: { anon: 64Mi } } }");
+  }
+  checkReferences(reader);
+  if (reader.problems.length > 0) return undefined;
+  const steps = given.steps ?? [];
+  return {
+    name: given.name ?? baseName(source.file),
+    file: source.file,
+    line: top.position.line,
+    ...(given.description === undefined ? {} : { description: given.description }),
+    tags: given.tags ?? [],
+    machine: given.machine ?? NO_NEEDS,
+    cgroups: withParents(given.cgroups ?? []),
+    processes: startedBySteps(given.processes ?? [], steps),
+    steps,
+    expect: expectations(given.expect ?? {}, reader),
+    timeoutMs: given.timeout ?? null,
+  };
+}
+
+/** A Kubernetes manifest is no scenario yet; saying so beats a list of unknown keys. */
+function isManifest(top: Place): boolean {
+  const entries = top.entries();
+  const kind = entries.find(({ key }) => key === "kind");
+  if (kind === undefined || !entries.some(({ key }) => key === "apiVersion")) return false;
+  kind.value.wrong(`a Kubernetes manifest (${kind.value.found}): Pods are not supported yet`);
+  return true;
+}
+
+function syntaxProblem(error: YAMLError, reader: Reader): void {
+  const { line } = reader.position(error.pos[0]);
+  // What follows a syntax error in the same line is its echo.
+  if (reader.problems.some((problem) => problem.line === line)) return;
+  const [what = ""] = error.message.split("\n", 1);
+  const hint = error.code === "TAB_AS_INDENT" ? "indent with spaces" : undefined;
+  reader.problem(error.pos[0], "", `expected YAML: ${what.charAt(0).toLowerCase()}${what.slice(1)}`, hint);
+}
+
+function checkReferences(reader: Reader): void {
+  for (const { kind, name, place } of reader.references) {
+    const names = reader.names[kind];
+    if (names.has(name)) continue;
+    const all = [...names];
+    const known = all.length === 0 ? `the scenario has no ${kind}${kind === "process" ? "es" : "s"}` : `known here: ${all.slice(0, 10).join(", ")}${all.length > 10 ? ", ..." : ""}`;
+    const hint = didYouMean(name, all);
+    place.wrong(`no ${kind} is named ${JSON.stringify(name)}${hint === undefined ? `; ${known}` : ""}`, hint);
+  }
+}
+
+function startedBySteps(processes: ProcessSpec[], steps: readonly Step[]): ProcessSpec[] {
+  const named = new Set(steps.flatMap((step) => (step.do === "start" ? step.processes : [])));
+  return processes.map((process) => (named.has(process.name) ? { ...process, start: "step" } : process));
+}
+
+/** Adds the parents that are not listed, and puts every parent before its children. */
+function withParents(cgroups: readonly CgroupSpec[]): CgroupSpec[] {
+  const listed = new Map(cgroups.map((cgroup) => [cgroup.name, cgroup]));
+  const ordered = new Map<string, CgroupSpec>();
+  for (const cgroup of cgroups) {
+    for (let end = cgroup.name.indexOf("/"); end > 0; end = cgroup.name.indexOf("/", end + 1)) {
+      const name = cgroup.name.slice(0, end);
+      if (!ordered.has(name)) ordered.set(name, listed.get(name) ?? { name, files: [], line: cgroup.line, column: cgroup.column });
+    }
+    ordered.set(cgroup.name, cgroup);
+  }
+  return [...ordered.values()];
+}
+
+const NO_NEEDS: MachineNeeds = { memory: null, swap: null, cpus: null, numa: null, kernel: null, cgroup: null, sysctl: {}, thp: null, zswap: null, mountOptions: [], available: null };
+
+function expectations(given: NonNullable<NonNullable<ReturnType<typeof scenarioShape.read>>["expect"]>, reader: Reader): Expectations {
+  const where: [string, Position][] = [];
+  for (const [path, offset] of reader.places) if (path.startsWith("expect.")) where.push([path.slice("expect.".length), reader.position(offset)]);
+  return {
+    oom: given.oom ?? null,
+    limit: given.limit ?? null,
+    victims: given.victims ?? null,
+    survivors: given.survivors ?? null,
+    exit: given.exit ?? [],
+    counters: given.counters?.flat() ?? [],
+    log: given.log ?? [],
+    trigger: given.trigger ?? null,
+    panic: given.panic ?? null,
+    withinMs: given.within ?? null,
+    where: Object.fromEntries(where),
+  };
+}
+
+/** `scenarios/basic.yaml` -> `basic`. */
+function baseName(file: string): string {
+  if (file === "-") return "stdin";
+  const name = file.split(/[/\\]/).at(-1) ?? file;
+  return name.replace(/\.(?:ya?ml|json)$/i, "") || file;
+}
