@@ -102,6 +102,8 @@ export interface Plan {
   steps: PlannedStep[];
   expect: Expectations;
   timeoutMs: number;
+  /** Memory it can take at most, in bytes; null: no limit holds it. */
+  demand: number | null;
 }
 
 export interface PlanOptions {
@@ -444,8 +446,8 @@ export function planScenario(scenario: Scenario, caps: Capabilities, options: Pl
   else if (vm !== null) skip = `it needs a VM of its own, which this build does not make: ${vm}`;
   skip ??= unmetNeed(scenario, processes, version, caps);
   skip ??= untranslatable ?? untellable(scenario, version) ?? (version === 2 ? internalProcess(scenario, enabling) : null);
+  const demand = demandOf(scenario, processes);
   if (skip === null) {
-    const demand = demandOf(scenario, processes);
     // What the kernel and everything else needs to stay alive while the scenario is at its peak.
     const reserve = Math.min(512 * 1048576, Math.floor(caps.memTotal / 10));
     if (demand + reserve > caps.memAvailable && !options.allowHostOom) {
@@ -464,6 +466,7 @@ export function planScenario(scenario: Scenario, caps: Capabilities, options: Pl
     steps,
     expect: scenario.expect,
     timeoutMs: options.timeoutMs ?? scenario.timeoutMs ?? defaultTimeoutMs,
+    demand: Number.isFinite(demand) ? demand : null,
   };
 }
 

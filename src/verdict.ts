@@ -35,7 +35,7 @@ export interface Kill {
   process: string | null;
   witnesses: Witness[];
   victim: OomKill["victim"];
-  /** Milliseconds from the start of the first process; null where the log gives no time. */
+  /** Milliseconds from the start of the first process, as read: up to one sample (50 ms) late. */
   atMs: number | null;
   /** Records of the report that are missing. */
   missing: string[];
@@ -218,7 +218,6 @@ class Judge {
     const foreign: Kill[] = [];
     const checks: Check[] = [];
     const deltas = this.#killDeltas();
-    const begun = this.#firstStart();
     for (const kill of scan.kills) {
       const ours = this.#isOurs(kill);
       const process = ours ? this.#processOf(kill) : null;
@@ -234,7 +233,7 @@ class Judge {
         process,
         witnesses: ["kmsg"],
         victim: kill.victim,
-        atMs: kill.timeUs === null || begun === null ? null : Math.round((kill.timeUs - begun) / 1000),
+        atMs: this.#millisecondsIn(kill),
         missing: kill.missing,
         evidence: kill.lines,
       };
@@ -381,13 +380,11 @@ class Judge {
     return checks;
   }
 
-  /** Kernel time (µs since boot) of the first process's start: from the first record drained after it, at the latest. */
-  #firstStart(): number | null {
+  /** When a kill's first record was read, in ms from the first process's start: printk's clock is not the run's. */
+  #millisecondsIn(kill: OomKill): number | null {
     const start = eventsOf(this.#events, "process-start")[0];
-    const clock = this.#events.find((event): event is EventOf<"worker"> => event.type === "worker" && event.report.type === "start" && typeof event.report.t === "number");
-    if (!start || !clock || clock.report.t === undefined) return null;
-    // printk's clock and CLOCK_MONOTONIC run side by side (both since boot); they differ by far less than a millisecond.
-    return clock.report.t - (clock.t - start.t);
+    const record = this.#kmsg.find(({ line }) => line === kill.line);
+    return start && record ? Math.max(0, Math.round((record.t - start.t) / 1000)) : null;
   }
 
   // expectations ---------------------------------------------------------------------------------------------------

@@ -73,12 +73,12 @@ export function readControl(path: string): string {
 /** Whole text of an open control file, from its start. */
 export function readDescriptor(fd: number): string {
   const size = readSync(fd, buffer, 0, buffer.length, 0);
-  if (size < buffer.length) return buffer.latin1Slice(0, size);
+  if (size < buffer.length) return buffer.toString("latin1", 0, size);
   // Only memory.stat of a machine with very many nodes or cgroup.procs of a fork bomb is longer.
-  const parts = [buffer.latin1Slice(0, size)];
+  const parts = [buffer.toString("latin1", 0, size)];
   for (let at = size, got = size; got > 0; at += got) {
     got = readSync(fd, buffer, 0, buffer.length, at);
-    parts.push(buffer.latin1Slice(0, got));
+    parts.push(buffer.toString("latin1", 0, got));
   }
   return parts.join("");
 }

@@ -165,7 +165,7 @@ function readAvailable(fd: number): string {
       throw error;
     }
     if (size === 0) return text;
-    text += chunk.utf8Slice(0, size);
+    text += chunk.toString("utf8", 0, size);
     if (size < chunk.length) return text;
   }
 }

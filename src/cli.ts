@@ -1,0 +1,248 @@
+/** argv -> api -> exit status. The only file that reads argv, environment and standard streams. */
+import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import type { RunOptions, Streams } from "./api.ts";
+import { report, run, version } from "./api.ts";
+import { OomlabError } from "./errors.ts";
+import { parseDuration } from "./units.ts";
+
+/** Runs one command line (without node and script); resolves to its exit status. */
+export async function main(argv: string[]): Promise<number> {
+  ignoreBrokenPipes();
+  if (argv[0] === "stress") return (await import("./cli/stress.ts")).stress(argv.slice(1));
+  const interrupt = new AbortController();
+  const streams = standardStreams(interrupt.signal);
+  let status = 0;
+  const program = commands(streams, interrupt, (code) => {
+    status = code;
+  });
+  try {
+    await program.parseAsync(argv, { from: "user" });
+    return status;
+  } catch (error) {
+    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+    if (error instanceof OomlabError) {
+      streams.stderr.write(`oomlab: ${error.message}\n`);
+      if (error.hint) streams.stderr.write(`  ${error.hint}\n`);
+      return error.exitCode;
+    }
+    // A message for people; the stack only for those who ask for it.
+    streams.stderr.write(`oomlab: unexpected error: ${(error as Error).message}\n`);
+    streams.stderr.write(process.env["OOMLAB_DEBUG"] ? `${(error as Error).stack}\n` : "  please report it; OOMLAB_DEBUG=1 shows where it came from\n");
+    return 3;
+  }
+}
+
+function commands(streams: Streams, interrupt: AbortController, exit: (status: number) => void): Command {
+  const program = new Command("oomlab")
+    .description("An OOM lab for Linux: make the memory limit, apply the pressure, prove which OOM kill followed.")
+    .version(version(), "-V, --version")
+    .exitOverride()
+    .showSuggestionAfterError()
+    .configureHelp({ showGlobalOptions: false });
+  program.action(() => {
+    program.outputHelp({ error: true });
+    exit(2);
+  });
+
+  const reporter = (): Option => new Option("--reporter <name[=file]>", "terminal, json, ndjson, dmesg; repeatable; without =file on stdout").argParser(collect).default([] as string[], "terminal");
+
+  program
+    .command("run")
+    .description("run scenario files and folders")
+    .argument("[path...]", "scenario files or folders; - for stdin (default: the folder scenarios)")
+    .addOption(new Option("--machine <name>", "where to run").choices(["auto", "host", "vm", "container", "kubernetes"]).default("auto"))
+    .option("--cgroup <versions>", "v1, v2 or v1,v2: one result each", cgroupVersions)
+    .option("--kernel <version|path>", "kernel of the VM; repeatable", collect, [] as string[])
+    .addOption(reporter())
+    .option("-g, --grep <regexp>", "only scenarios whose name matches", regexp)
+    .option("--tag <tag>", "only scenarios with this tag; repeatable", collect, [] as string[])
+    .option("-j, --jobs <n>", "run so many at a time", count("--jobs"), 1)
+    .option("--timeout <duration>", "for each scenario, e.g. 30s (default: 60s)", duration)
+    .option("--retries <n>", "run a scenario that does not pass again", natural("--retries"), 0)
+    .option("--repeat-each <n>", "run each scenario so many times", count("--repeat-each"), 1)
+    .option("-x", "stop after the first scenario that does not pass")
+    .option("--list", "list the scenarios, run nothing")
+    .option("--dry-run", "print the plan, touch nothing")
+    .option("--output <dir>", "write each run's record (NDJSON) there")
+    .option("--fail-on-skipped", "exit 1 when a scenario is skipped")
+    .option("--shard <i/n>", "run the i-th of n parts", shard)
+    .option("--allow-host-oom", "run on this machine what could drain it")
+    .option("-v, --verbose", "say more on stderr")
+    .action(async (paths: string[], flags: RunFlags) => {
+      const stop = handleSignals(interrupt);
+      try {
+        exit(await run(runOptions(paths, flags), streams));
+      } finally {
+        stop();
+      }
+    });
+
+  program
+    .command("explain")
+    .description("read a kernel log, tell every OOM kill in it")
+    .argument("[file]", "a log file; - or nothing: stdin", "-")
+    .addOption(new Option("--reporter <name>", "output form").choices(["terminal", "json"]).default("terminal"))
+    .option("--details", "add memory, tasks, score and group members (json)")
+    .action(async (file: string, flags: { reporter: string; details?: boolean }) => exit(await (await import("./cli/explain.ts")).explain(file, flags, streams)));
+
+  program
+    .command("stress")
+    .description("the native stressor, with the stress tool's own flags and ours (oomlab stress --help)")
+    .allowUnknownOption()
+    .action(() => exit(2));
+
+  program
+    .command("report")
+    .description("judge and report recorded runs again")
+    .argument("[record...]", "files that `oomlab run --output` wrote")
+    .addOption(reporter())
+    .action((paths: string[], flags: { reporter: string[] }) => exit(report(paths, flags.reporter, streams)));
+
+  program
+    .command("validate")
+    .description("check scenario files, run nothing")
+    .argument("[path...]", "scenario files or folders (default: the folder scenarios)")
+    .action(async (paths: string[]) => exit(await (await import("./cli/validate.ts")).validate(paths, streams)));
+
+  program
+    .command("schema")
+    .description("print the JSON Schema of scenario files")
+    .action(async () => {
+      const { scenarioJsonSchema } = await import("./scenario/index.ts");
+      streams.stdout.write(`${JSON.stringify(scenarioJsonSchema(), null, 2)}\n`);
+    });
+
+  program
+    .command("doctor")
+    .description("what this machine can run, what it lacks, and how to get it")
+    .addOption(new Option("--reporter <name>", "output form").choices(["terminal", "json"]).default("terminal"))
+    .action(async (flags: { reporter: string }) => exit(await (await import("./cli/doctor.ts")).doctor(flags, streams)));
+
+  program
+    .command("clean")
+    .description("remove what a killed run left behind")
+    .action(async () => exit(await (await import("./cli/clean.ts")).clean(streams)));
+
+  for (const command of program.commands) command.exitOverride();
+  return program;
+}
+
+interface RunFlags {
+  machine: RunOptions["machine"];
+  cgroup?: RunOptions["cgroup"];
+  kernel: string[];
+  reporter: string[];
+  grep?: RegExp;
+  tag: string[];
+  jobs: number;
+  timeout?: number;
+  retries: number;
+  repeatEach: number;
+  x?: boolean;
+  list?: boolean;
+  dryRun?: boolean;
+  output?: string;
+  failOnSkipped?: boolean;
+  shard?: { index: number; of: number };
+  allowHostOom?: boolean;
+  verbose?: boolean;
+}
+
+function runOptions(paths: string[], flags: RunFlags): RunOptions {
+  return {
+    paths,
+    // Another kernel than this one is a VM's.
+    machine: flags.kernel.length > 0 && flags.machine === "auto" ? "vm" : flags.machine,
+    cgroup: flags.cgroup ?? [],
+    reporters: flags.reporter,
+    tags: flags.tag,
+    jobs: flags.jobs,
+    retries: flags.retries,
+    repeatEach: flags.repeatEach,
+    bail: flags.x ?? false,
+    list: flags.list ?? false,
+    dryRun: flags.dryRun ?? false,
+    failOnSkipped: flags.failOnSkipped ?? false,
+    allowHostOom: flags.allowHostOom ?? false,
+    verbose: flags.verbose ?? false,
+    ...(flags.grep ? { grep: flags.grep } : {}),
+    ...(flags.timeout === undefined ? {} : { timeoutMs: flags.timeout }),
+    ...(flags.output === undefined ? {} : { output: flags.output }),
+    ...(flags.shard ? { shard: flags.shard } : {}),
+  };
+}
+
+const collect = (value: string, before: string[]): string[] => [...before, value];
+
+function cgroupVersions(value: string): (1 | 2)[] {
+  return value.split(",").map((word) => {
+    if (word !== "v1" && word !== "v2") throw new InvalidArgumentError("Expected v1, v2 or v1,v2.");
+    return word === "v1" ? 1 : 2;
+  });
+}
+
+function regexp(value: string): RegExp {
+  try {
+    return new RegExp(value);
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message);
+  }
+}
+
+const natural =
+  (flag: string, least = 0) =>
+  (value: string): number => {
+    if (!/^\d{1,6}$/.test(value) || Number(value) < least) throw new InvalidArgumentError(`Expected ${flag} to be a whole number from ${least}.`);
+    return Number(value);
+  };
+
+const count = (flag: string): ((value: string) => number) => natural(flag, 1);
+
+function duration(value: string): number {
+  try {
+    return parseDuration(value);
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message);
+  }
+}
+
+function shard(value: string): { index: number; of: number } {
+  const [, index, of] = /^(\d{1,4})\/(\d{1,4})$/.exec(value) ?? [];
+  if (index === undefined || of === undefined || Number(index) < 1 || Number(index) > Number(of)) throw new InvalidArgumentError("Expected i/n with i from 1 to n, e.g. 2/4.");
+  return { index: Number(index), of: Number(of) };
+}
+
+function standardStreams(signal: AbortSignal): Streams {
+  const { stdout, stderr } = process;
+  const colors = (stdout.isTTY && process.env["NO_COLOR"] === undefined) || (process.env["FORCE_COLOR"] !== undefined && process.env["FORCE_COLOR"] !== "0");
+  return {
+    stdout: { write: (text) => void stdout.write(text), colors },
+    stderr: { write: (text) => void stderr.write(text) },
+    stdin: async () => {
+      let text = "";
+      process.stdin.setEncoding("utf8");
+      for await (const chunk of process.stdin) text += chunk as string;
+      return text;
+    },
+    signal,
+  };
+}
+
+/** Ctrl-C and the like end the run in order: everything is removed, what was seen is reported. Returns how to stop listening. */
+function handleSignals(interrupt: AbortController): () => void {
+  const signals: NodeJS.Signals[] = ["SIGINT", "SIGTERM", "SIGHUP"];
+  const listener = (signal: NodeJS.Signals): void => interrupt.abort(signal);
+  for (const signal of signals) process.on(signal, listener);
+  return () => {
+    for (const signal of signals) process.removeListener(signal, listener);
+  };
+}
+
+/** A reader that went away (`oomlab run | head`) or a closed terminal is no error of ours. */
+function ignoreBrokenPipes(): void {
+  for (const stream of [process.stdout, process.stderr]) {
+    stream.on("error", (error: NodeJS.ErrnoException) => {
+      if (error.code !== "EPIPE" && error.code !== "EIO") throw error;
+    });
+  }
+}

@@ -1,0 +1,76 @@
+/** `oomlab doctor`: what this machine can run, what it lacks, and how to get it. */
+import type { Streams } from "../api.ts";
+import { OomlabError } from "../errors.ts";
+import { hostMachine } from "../machine/index.ts";
+import { loadAddon, stressPath } from "../native.ts";
+import { formatBytes } from "../units.ts";
+
+interface Finding {
+  name: string;
+  ok: boolean;
+  /** What was found. */
+  detail: string;
+  /** What to do where something is missing. */
+  hint: string | null;
+  /** Without it no scenario runs here. */
+  needed: boolean;
+}
+
+export async function doctor(flags: { reporter: string }, streams: Streams): Promise<number> {
+  const findings = [native(), ...(await host())];
+  const able = findings.every(({ ok, needed }) => ok || !needed);
+  if (flags.reporter === "json") streams.stdout.write(`${JSON.stringify({ ok: able, findings }, null, 2)}\n`);
+  else {
+    for (const { name, ok, detail, hint, needed } of findings) {
+      streams.stdout.write(`${ok ? "✓" : needed ? "✗" : "-"} ${name}: ${detail}\n`);
+      if (!ok && hint !== null) streams.stdout.write(`    ${hint}\n`);
+    }
+    streams.stdout.write(able ? "this machine can run host scenarios\n" : "this machine cannot run host scenarios\n");
+  }
+  return able ? 0 : 3;
+}
+
+function native(): Finding {
+  try {
+    loadAddon();
+    return { name: "native part", ok: true, detail: stressPath(), hint: null, needed: true };
+  } catch (error) {
+    const hint = error instanceof OomlabError ? (error.hint ?? null) : null;
+    return { name: "native part", ok: false, detail: (error as Error).message, hint, needed: true };
+  }
+}
+
+async function host(): Promise<Finding[]> {
+  if (process.platform !== "linux") return [{ name: "Linux", ok: false, detail: `this is ${process.platform}`, hint: "oomlab runs scenarios on Linux; `oomlab explain` works everywhere", needed: true }];
+  const caps = await hostMachine().probe();
+  const some = caps.hierarchies.length > 0;
+  const version = (number: 1 | 2): Finding => {
+    const found = caps.hierarchies.find((hierarchy) => hierarchy.version === number);
+    return {
+      name: `cgroup v${number}`,
+      ok: found !== undefined,
+      detail: found ? `memory controller usable at ${found.directory}` : (caps.cgroupProblems[number] ?? "not usable"),
+      hint: some ? null : "a container: run it with --privileged; a machine: run oomlab as root",
+      needed: !some,
+    };
+  };
+  const has = (name: string, why: string): Finding => ({
+    name: `CAP_${name}`,
+    ok: caps.capabilities.includes(name),
+    detail: caps.capabilities.includes(name) ? `there: ${why}` : `missing: no ${why}`,
+    hint: "run as root with this capability (a container: --privileged or --cap-add); scenarios that need it are skipped",
+    needed: false,
+  });
+  return [
+    { name: "kernel", ok: true, detail: `${caps.kernel}, ${caps.cpus} CPUs, ${formatBytes(Math.floor(caps.memAvailable / 1048576) * 1048576)} of memory available, ${caps.swapTotal === 0 ? "no swap" : `${formatBytes(Math.floor(caps.swapTotal / 1048576) * 1048576)} of swap`}`, hint: null, needed: false },
+    version(1),
+    version(2),
+    { name: "kernel log", ok: caps.kmsgProblem === null, detail: caps.kmsgProblem ?? "/dev/kmsg can be read", hint: "run as root", needed: true },
+    { name: "pid namespace", ok: caps.initPidNamespace, detail: caps.initPidNamespace ? "the initial one: pids are the kernel log's" : "a private one: kills are matched by their cgroup", hint: null, needed: false },
+    has("SYS_RESOURCE", "lowering oom_score_adj, raising rlimits"),
+    has("SETUID", "running processes as another user"),
+    { name: "userspace OOM killers", ok: caps.oomKillers.length === 0, detail: caps.oomKillers.length === 0 ? "none running" : `${caps.oomKillers.join(", ")} may send SIGKILL first; verdicts name it`, hint: null, needed: false },
+    { name: "systemd", ok: true, detail: caps.systemd ? "owns the cgroup tree: a delegated scope is asked for" : "does not own the cgroup tree", hint: null, needed: false },
+    { name: "machine vm", ok: false, detail: "not part of this build: scenarios that need a machine of their own are skipped", hint: null, needed: false },
+  ];
+}

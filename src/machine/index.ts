@@ -1,0 +1,14 @@
+/** A machine: one running kernel, and the means to run a plan on it. */
+import type { Capabilities, MachineName, Plan } from "../plan.ts";
+import type { RunEventBody } from "../record.ts";
+
+export interface Machine {
+  readonly name: MachineName;
+  /** What it can do now; memory that is free changes from scenario to scenario. */
+  probe(): Promise<Capabilities>;
+  /** Runs a plan; each event is emitted as it happens. Resolves when nothing of it is left. */
+  run(plan: Plan, caps: Capabilities, emit: (event: RunEventBody) => void, signal: AbortSignal): Promise<void>;
+}
+
+export { hostMachine } from "./host.ts";
+export { type Cleaned, cleanMachine } from "../engine/clean.ts";
