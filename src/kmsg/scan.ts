@@ -1,0 +1,494 @@
+import { type ReportText, addContext, newReportText, readDetails, readReaper } from "./details.ts";
+import { type ChosenLine, type HeaderLine, type KilledLine, type OomPrefix, type SelectedLine, type TaskInLine, commFits, matchOomLine } from "./match.ts";
+import type { KmsgRecord, OomKill, OomKind, OomScan, OomScanOptions, OomTrigger } from "./types.ts";
+
+/** A report that is being put together, from header to `Killed process`. */
+interface Report {
+  line: number;
+  timeUs: number | null;
+  caller: string | null;
+  lines: number[];
+  bare: boolean;
+  header: HeaderLine | null;
+  taskIn: TaskInLine | null;
+  selected: SelectedLine | null;
+  /** Text of the `oom-kill:` record, while it may be read again. */
+  selectedText: string;
+  chosen: ChosenLine | null;
+  sysrq: boolean;
+  /** Line of the stack frame oom_kill_process(), the caller of which tells a limit write. */
+  frameLine: number | null;
+  limitWrite: boolean;
+  text: ReportText | null;
+}
+
+/** A group kill under way (mm/oom_kill.c oom_kill_memcg_member()). */
+interface Sweep {
+  path: string;
+  first: OomKill | null;
+  prefix: OomPrefix | null;
+  caller: string | null;
+  timeUs: number | null;
+  line: number;
+  pids: Set<number>;
+}
+
+// Old kernels let a memcg and a node-level kill run at once; since 4.2 oom_lock makes them take turns.
+const MAX_OPEN = 4;
+// Dumping a report to a slow serial console takes seconds; more than this is another event.
+const MAX_REPORT_US = 120_000_000;
+const MAX_REPORT_LINES = 20_000;
+const MAX_HEADER_ONLY_LINES = 3_000;
+const MAX_LISTED = 10_000;
+const FRAME_WINDOW = 8;
+
+const KINDS: Record<string, OomKind> = { CONSTRAINT_MEMCG: "memcg", CONSTRAINT_NONE: "global", CONSTRAINT_CPUSET: "cpuset", CONSTRAINT_MEMORY_POLICY: "mempolicy" };
+
+/**
+ * Incremental: records in, kills out as soon as they are complete. State is bounded, whatever the log.
+ * `push` gives the kills that this record completed; `end` gives the rest of the scan, with the kills that no push gave.
+ */
+export function createOomScanner(options: OomScanOptions = {}): { push(record: KmsgRecord): OomKill[]; end(): OomScan } {
+  const withDetails = options.details === true;
+  let open: Report[] = [];
+  let sweep: Sweep | null = null;
+  let sysrqLine: KmsgRecord | null = null;
+  let lastSeq: number | null = null;
+  let prefixed = false;
+  let lastKill: { kill: OomKill; prefix: OomPrefix | null; caller: string | null } | null = null;
+  const scan: OomScan = { kills: [], incomplete: [], suppressed: 0, noVictim: [], panics: [] };
+  // The last kills: one victim that two sources print is one kill, and the reaper's line comes later.
+  const seen = new Map<string, OomKill>();
+  const reapable = new Map<number, OomKill>();
+
+  function giveUp(report: Report, reason: string): void {
+    open = open.filter((other) => other !== report);
+    if (scan.incomplete.length < MAX_LISTED) scan.incomplete.push({ line: report.line, reason });
+  }
+
+  function close(report: Report): void {
+    open = open.filter((other) => other !== report);
+  }
+
+  function start(record: KmsgRecord): Report {
+    if (open.length >= MAX_OPEN) giveUp(open[0]!, whyOpen(open[0]!));
+    const report: Report = {
+      line: record.line,
+      timeUs: record.timeUs,
+      caller: record.caller,
+      lines: [record.line],
+      bare: record.bare === true,
+      header: null,
+      taskIn: null,
+      selected: null,
+      selectedText: "",
+      chosen: null,
+      sysrq: false,
+      frameLine: null,
+      limitWrite: false,
+      text: withDetails ? newReportText() : null,
+    };
+    open.push(report);
+    return report;
+  }
+
+  /** Open reports that this record may belong to, the latest first. */
+  function candidates(record: KmsgRecord): Report[] {
+    const found: Report[] = [];
+    for (let i = open.length - 1; i >= 0; i--) {
+      const report = open[i]!;
+      if (sameCaller(report.caller, record.caller)) found.push(report);
+    }
+    return found;
+  }
+
+  function extend(report: Report, record: KmsgRecord): void {
+    report.lines.push(record.line);
+    if (report.lines.length > 64) report.lines.splice(1, 1);
+    report.caller ??= record.caller;
+  }
+
+  /** Drops reports that this record shows to be over. */
+  function expire(record: KmsgRecord): void {
+    const gap = record.seq !== null && lastSeq !== null && record.seq !== lastSeq + 1 ? record.seq - lastSeq - 1 : 0;
+    for (const report of open) {
+      const age = record.timeUs !== null && report.timeUs !== null ? record.timeUs - report.timeUs : null;
+      if (gap > 0 && report.selected?.whole !== true && report.chosen === null) giveUp(report, `${gap} records of the log were lost before this report's kill`);
+      else if (gap < 0 || (age !== null && age < -1_000_000)) giveUp(report, `${whyOpen(report)}; the log starts over`);
+      else if (age !== null ? age > MAX_REPORT_US : record.line - report.line > (report.selected === null && report.chosen === null ? MAX_HEADER_ONLY_LINES : MAX_REPORT_LINES)) giveUp(report, whyOpen(report));
+    }
+    if (sweep !== null && (gap < 0 || (record.timeUs !== null && sweep.timeUs !== null && (record.timeUs - sweep.timeUs > 5_000_000 || record.timeUs < sweep.timeUs - 1_000_000)))) sweep = null;
+  }
+
+  function onHeader(record: KmsgRecord, header: HeaderLine): void {
+    sweep = null;
+    for (const report of candidates(record)) {
+      // The same task, or a kernel that prints one report at a time (5.0+: it has an oom-kill: line), is done with the earlier one.
+      if (report.selected !== null || (report.caller !== null && record.caller !== null)) giveUp(report, whyOpen(report));
+    }
+    const report = start(record);
+    report.header = header;
+    if (header.order === -1) {
+      report.sysrq = true;
+      if (sysrqLine !== null) report.lines.unshift(sysrqLine.line);
+    }
+    sysrqLine = null;
+    if (report.text !== null) addContext(report.text, record.text);
+  }
+
+  function onTaskIn(record: KmsgRecord, taskIn: TaskInLine): void {
+    const twin = candidates(record).find((report) => report.taskIn !== null && report.taskIn.task === taskIn.task && report.taskIn.limit === taskIn.limit && report.chosen === null);
+    if (twin !== undefined) return;
+    const report = candidates(record).find((other) => other.header !== null && other.taskIn === null && other.chosen === null && other.selected === null);
+    const target = report ?? start(record);
+    if (report !== undefined) extend(report, record);
+    target.taskIn = taskIn;
+    if (target.text !== null) addContext(target.text, record.text);
+  }
+
+  function onSelected(record: KmsgRecord, selected: SelectedLine): void {
+    sweep = null;
+    for (const other of candidates(record)) if (other.selected !== null && other.selected !== selected) giveUp(other, whyOpen(other));
+    const report = candidates(record).find((other) => other.header !== null && other.selected === null && other.chosen === null && other.taskIn === null);
+    const target = report ?? start(record);
+    if (report !== undefined) extend(report, record);
+    target.selected = selected;
+    target.selectedText = record.text;
+  }
+
+  function onChosen(record: KmsgRecord, chosen: ChosenLine): void {
+    const report = candidates(record).find((other) => other.chosen === null && agrees(other, chosen.prefix) && (other.header !== null || other.taskIn !== null || other.selected !== null));
+    for (const other of candidates(record)) if (other !== report && other.chosen !== null) giveUp(other, whyOpen(other));
+    const target = report ?? start(record);
+    if (report !== undefined) extend(report, record);
+    target.chosen = chosen;
+  }
+
+  /** The open report that a kill line ends. */
+  function reportOf(record: KmsgRecord, killed: KilledLine): Report | null {
+    const near = candidates(record);
+    if (killed.prefix === null) {
+      const chosen = near.filter((report) => report.chosen !== null);
+      return chosen.find((report) => report.chosen?.pid === killed.pid) ?? chosen[0] ?? near.find((report) => report.taskIn !== null || report.header !== null) ?? null;
+    }
+    const agreeing = near.filter((report) => agrees(report, killed.prefix!));
+    const named = agreeing.find((report) => report.selected?.pid === killed.pid);
+    if (named !== undefined) return named;
+    // A thread stands in for its process since 5.1: the same event, where nothing speaks against it.
+    const other = agreeing.find((report) => report.selected !== null);
+    if (other?.selected?.whole === true) return sameProcess(other.selected, killed) ? other : null;
+    if (other !== undefined) return other;
+    // Since 5.1 a header comes with its oom-kill: line; without one, only a header close by is this kill's.
+    return agreeing.find((report) => report.header !== null && (record.timeUs !== null && report.timeUs !== null ? record.timeUs - report.timeUs < 10_000_000 : record.line - report.line < 300)) ?? null;
+  }
+
+  function onKilled(record: KmsgRecord, killed: KilledLine): OomKill[] {
+    const report = reportOf(record, killed);
+    const strict = record.seq !== null;
+    const named = report !== null && (report.selected?.pid === killed.pid || report.chosen !== null);
+    if (killed.shape === "garbled" || killed.comm === null || (killed.shape === "cut" && strict)) {
+      const reason = `a "Killed process ${killed.pid}" record that is ${killed.shape === "garbled" ? "not in the kernel's words" : "cut off"}: no kill is told from it`;
+      if (report !== null && named) giveUp(report, reason);
+      else if (scan.incomplete.length < MAX_LISTED) scan.incomplete.push({ line: record.line, reason });
+      return [];
+    }
+    // Without facility and prefix any program can have written it: then something of the kernel's must speak for it.
+    if (record.bare === true && ((prefixed && !(named && report !== null)) || (killed.shape === "bare" && killed.prefix === null && !named))) {
+      if (scan.incomplete.length < MAX_LISTED) scan.incomplete.push({ line: record.line, reason: `"Killed process ${killed.pid}" stands on a line without the prefix that this log's kernel records have: no kill is told from it` });
+      return [];
+    }
+    const key = record.timeUs === null ? null : `${record.timeUs} ${killed.pid} ${killed.totalVm} ${killed.anonRss}`;
+    if (key !== null && seen.has(key)) {
+      if (report !== null) close(report);
+      return [];
+    }
+    if (sweep !== null && (report === null || !named) && (killed.prefix === null || sweep.prefix === null || killed.prefix === sweep.prefix) && sameCaller(sweep.caller, record.caller)) {
+      return onMember(record, killed, sweep, key);
+    }
+    sweep = null;
+    const kill = toKill(record, killed, report, sysrqLine);
+    sysrqLine = null;
+    if (report !== null) {
+      close(report);
+      if (withDetails) kill.details = readDetails(report.text, report, killed);
+    } else if (withDetails) kill.details = readDetails(null, null, killed);
+    lastKill = { kill, prefix: killed.prefix ?? report?.chosen?.prefix ?? null, caller: record.caller ?? report?.caller ?? null };
+    return [remember(kill, key)];
+  }
+
+  function onMember(record: KmsgRecord, killed: KilledLine, current: Sweep, key: string | null): OomKill[] {
+    current.timeUs = record.timeUs ?? current.timeUs;
+    if (current.pids.has(killed.pid)) {
+      // The sweep names the victim that started it once more.
+      const first = current.first;
+      if (first !== null && first.victim.pid === killed.pid) first.lines.push(record.line);
+      return [];
+    }
+    if (current.pids.size < 100_000) current.pids.add(killed.pid);
+    const first = current.first;
+    const kill = toKill(record, killed, null, null);
+    kill.kind = first?.kind ?? kill.kind;
+    kill.oomMemcg = first?.oomMemcg ?? null;
+    kill.trigger = first?.trigger ?? "unknown";
+    kill.group = true;
+    kill.lines = [current.line, record.line];
+    kill.missing = first === null ? ["header", "oom-kill"] : kill.missing.filter((part) => part === "sizes");
+    if (withDetails) {
+      kill.details = readDetails(null, null, killed);
+      kill.details.groupPath = current.path;
+      if (first?.details !== undefined && first.details.groupMembers.length < 10_000) first.details.groupMembers.push(killed.pid);
+    }
+    return [remember(kill, key)];
+  }
+
+  function remember(kill: OomKill, key: string | null): OomKill {
+    if (key !== null) {
+      seen.set(key, kill);
+      if (seen.size > 256) seen.delete(seen.keys().next().value!);
+    }
+    if (withDetails) {
+      reapable.delete(kill.victim.pid);
+      reapable.set(kill.victim.pid, kill);
+      if (reapable.size > 256) reapable.delete(reapable.keys().next().value!);
+    }
+    return kill;
+  }
+
+  function onOther(record: KmsgRecord): void {
+    const text = record.text;
+    if (withDetails && text.startsWith("oom_reaper: ")) {
+      const reaped = readReaper(text);
+      const kill = reaped === null ? undefined : reapable.get(reaped.pid);
+      if (reaped !== null && kill?.details !== undefined && kill.details.reaper === null) {
+        kill.details.reaper = { anonRss: reaped.anonRss, fileRss: reaped.fileRss, shmemRss: reaped.shmemRss, line: record.line };
+        reapable.delete(reaped.pid);
+      }
+      return;
+    }
+    if (open.length === 0) return;
+    const report = candidates(record)[0];
+    if (report === undefined) return;
+    // A long oom-kill: line is printed in pieces, and another CPU may cut it in two: the rest is a record of its own.
+    if (report.selected !== null && !report.selected.whole && record.seq !== null && record.level === 6) {
+      const joined = report.selectedText + text;
+      const again = joined.length > 16_384 ? null : matchOomLine(joined);
+      if (again?.type === "selected") {
+        report.selected = again;
+        report.selectedText = joined;
+        extend(report, record);
+      }
+      return;
+    }
+    if (text.length < 400) {
+      if (text.includes("oom_kill_process+") || text.includes("oom_kill_process.")) report.frameLine ??= record.line;
+      else if (report.frameLine !== null && record.line - report.frameLine <= FRAME_WINDOW && isLimitWrite(text)) report.limitWrite = true;
+    }
+    if (report.text !== null) addContext(report.text, text);
+  }
+
+  function push(record: KmsgRecord): OomKill[] {
+    if (record.facility !== null && record.facility !== 0) {
+      if (record.seq !== null) {
+        expireOnGap(record);
+        lastSeq = record.seq;
+      }
+      return [];
+    }
+    const line = matchOomLine(record.text);
+    let kills: OomKill[] = [];
+    if (line === null) {
+      if (record.seq !== null) expireOnGap(record);
+      onOther(record);
+    } else {
+      expire(record);
+      switch (line.type) {
+        case "header":
+          onHeader(record, line);
+          break;
+        case "taskin":
+          if (line.limit !== "") onTaskIn(record, line);
+          break;
+        case "selected":
+          onSelected(record, line);
+          break;
+        case "chosen":
+          onChosen(record, line);
+          break;
+        case "killed":
+          kills = onKilled(record, line);
+          break;
+        case "group":
+          startSweep(record, line.path);
+          break;
+        case "exiting": {
+          const report = candidates(record).find((other) => other.selected?.pid === line.pid) ?? (sweep === null ? candidates(record)[0] : undefined);
+          if (report !== undefined) close(report);
+          break;
+        }
+        case "suppressed":
+          scan.suppressed += line.count;
+          break;
+        case "none": {
+          const report = candidates(record).find((other) => other.selected === null && other.chosen === null);
+          if (report !== undefined) close(report);
+          if (scan.noVictim.length < MAX_LISTED) scan.noVictim.push({ line: report?.line ?? record.line, lines: [...(report?.lines ?? []), record.line] });
+          break;
+        }
+        case "panic": {
+          const report = candidates(record)[0];
+          if (report !== undefined) close(report);
+          if (scan.panics.length < MAX_LISTED) scan.panics.push({ line: record.line, text: ` ${record.text}`.slice(1) });
+          break;
+        }
+        case "sysrq":
+          sysrqLine = record;
+          break;
+      }
+      if (record.bare !== true) prefixed = true;
+    }
+    if (record.seq !== null) lastSeq = record.seq;
+    return kills;
+  }
+
+  function expireOnGap(record: KmsgRecord): void {
+    if (open.length > 0 && lastSeq !== null && record.seq !== lastSeq + 1) expire(record);
+  }
+
+  function startSweep(record: KmsgRecord, path: string): void {
+    const first = lastKill !== null && sameCaller(lastKill.caller, record.caller) && record.line - lastKill.kill.line < MAX_REPORT_LINES && near(lastKill.kill.timeUs, record.timeUs) ? lastKill : null;
+    const pids = new Set<number>();
+    if (first !== null) {
+      first.kill.group = true;
+      first.kill.lines.push(record.line);
+      if (first.kill.details !== undefined) first.kill.details.groupPath = path;
+      pids.add(first.kill.victim.pid);
+    }
+    sweep = { path, first: first?.kill ?? null, prefix: first?.prefix ?? null, caller: record.caller ?? first?.caller ?? null, timeUs: record.timeUs, line: record.line, pids };
+  }
+
+  function end(): OomScan {
+    for (const report of open) giveUp(report, whyOpen(report));
+    scan.incomplete.sort((a, b) => a.line - b.line);
+    return scan;
+  }
+
+  return { push, end };
+}
+
+/** All at once. */
+export function findOomKills(records: Iterable<KmsgRecord>, options: OomScanOptions = {}): OomScan {
+  const scanner = createOomScanner(options);
+  const kills: OomKill[] = [];
+  for (const record of records) for (const kill of scanner.push(record)) kills.push(kill);
+  const scan = scanner.end();
+  scan.kills.unshift(...kills);
+  return scan;
+}
+
+function near(a: number | null, b: number | null): boolean {
+  return a === null || b === null || Math.abs(a - b) < 5_000_000;
+}
+
+function sameCaller(a: string | null, b: string | null): boolean {
+  return a === null || b === null || a === b;
+}
+
+/** Whether a kill or choice with this prefix can end the report. */
+function agrees(report: Report, prefix: OomPrefix): boolean {
+  const memcg = report.selected !== null && report.selected.constraint !== "" ? report.selected.constraint === "CONSTRAINT_MEMCG" : report.taskIn !== null ? true : null;
+  // A header alone says neither; with sysrq there is no cgroup.
+  if (memcg === null) return report.chosen === null && (prefix === "global" || !report.sysrq);
+  return memcg === (prefix === "memcg");
+}
+
+/** Whether a kill line may name a thread of the process that `oom-kill:` names: all threads have one uid. */
+function sameProcess(selected: SelectedLine, killed: KilledLine): boolean {
+  return selected.pid !== null && (killed.uid === null || selected.uid === null || killed.uid === selected.uid);
+}
+
+function isFrame(text: string, name: string): boolean {
+  const at = text.indexOf(name);
+  const next = at === -1 ? "" : text[at + name.length];
+  return at !== -1 && (next === "+" || next === ".") && !text.slice(0, at).includes("? ");
+}
+
+// mm/memcontrol.c memory_max_write() (v2), mem_cgroup_resize_max()/_limit() (v1).
+function isLimitWrite(text: string): boolean {
+  return isFrame(text, "memory_max_write") || isFrame(text, "mem_cgroup_resize_max") || isFrame(text, "mem_cgroup_resize_limit");
+}
+
+function whyOpen(report: Report): string {
+  const subject = report.selected?.pid != null ? ` (it selects process ${report.selected.pid})` : report.chosen !== null ? ` (it chooses process ${report.chosen.pid})` : "";
+  const from = report.header !== null ? "a report" : "part of a report";
+  return `${from} without a "Killed process" record${subject}`;
+}
+
+function toKill(record: KmsgRecord, killed: KilledLine, report: Report | null, sysrq: KmsgRecord | null): OomKill {
+  const prefix = killed.prefix ?? report?.chosen?.prefix ?? null;
+  const selected = report?.selected == null ? null : commFits(report.selected, report.selectedText, killed.comm ?? "");
+  const constraint = selected !== null && selected.constraint !== "" ? selected.constraint : null;
+  const manual = report?.sysrq === true || (report === null && sysrq !== null && prefix === "global" && near(sysrq.timeUs, record.timeUs));
+  const lines = [...(report?.lines ?? []), record.line];
+  return {
+    kind: kindOf(constraint, prefix, killed, report, manual),
+    constraint,
+    trigger: triggerOf(report, prefix, constraint, manual),
+    oomMemcg: selected?.oomMemcg ?? (report?.taskIn?.whole === true ? report.taskIn.limit : null),
+    taskMemcg: selected?.taskMemcg ?? (report?.taskIn?.whole === true ? report.taskIn.task : null),
+    group: false,
+    victim: {
+      pid: killed.pid,
+      comm: killed.comm ?? "",
+      uid: killed.uid ?? (selected?.pid === killed.pid ? selected.uid : null),
+      totalVm: killed.totalVm,
+      anonRss: killed.anonRss,
+      fileRss: killed.fileRss,
+      shmemRss: killed.shmemRss,
+      pgtables: killed.pgtables,
+      oomScoreAdj: killed.oomScoreAdj,
+    },
+    prefix,
+    line: lines[0]!,
+    seq: record.seq,
+    timeUs: record.timeUs,
+    // Up to 5.0 a child may die in place of the task selected: another process, not another thread.
+    tgid: selected?.pid != null && selected.pid !== killed.pid && report?.chosen == null ? selected.pid : null,
+    lines,
+    missing: missingOf(killed, report, selected),
+  };
+}
+
+/** The kind, from what the format can say. docs/kernel-log.md has the table. */
+function kindOf(constraint: string | null, prefix: OomPrefix | null, killed: KilledLine, report: Report | null, manual: boolean): OomKind {
+  if (constraint !== null) return KINDS[constraint] ?? "unknown";
+  if (prefix === "memcg" || report?.taskIn != null) return "memcg";
+  if (prefix === null) return "unknown";
+  const told = killed.told ?? report?.chosen?.told ?? null;
+  if (told !== null) return told;
+  if (manual) return "global";
+  // Up to 5.0 no record names a constraint: "Out of memory" is the format's own word for node-level.
+  // Since 5.1 the constraint has a record of its own; where that is missing, cpuset and mempolicy are as possible.
+  return report?.chosen != null ? "global" : "unknown";
+}
+
+function triggerOf(report: Report | null, prefix: OomPrefix | null, constraint: string | null, manual: boolean): OomTrigger {
+  if (manual) return "sysrq";
+  // sysrq asks for the whole machine, a limit write for a memcg: these two come from an allocation only.
+  if (constraint === "CONSTRAINT_CPUSET" || constraint === "CONSTRAINT_MEMORY_POLICY") return "allocation";
+  if (report === null) return "unknown";
+  if (report.limitWrite) return "limit-write";
+  if (report.header === null) return "unknown";
+  // Only a memcg's limit can be lowered: without a stack that one case stays open.
+  const memcg = constraint !== null ? constraint === "CONSTRAINT_MEMCG" : prefix !== "global";
+  return memcg && report.frameLine === null ? "unknown" : "allocation";
+}
+
+function missingOf(killed: KilledLine, report: Report | null, selected: SelectedLine | null): string[] {
+  const missing: string[] = [];
+  if (report?.header == null) missing.push("header");
+  else if (report.frameLine === null) missing.push("stack");
+  if (selected === null && report?.taskIn == null && !(report?.chosen != null && report.header !== null)) missing.push("oom-kill");
+  else if (selected !== null && !selected.whole) missing.push("oom-kill");
+  if (killed.shape === "cut") missing.push("sizes");
+  return missing;
+}
