@@ -61,7 +61,10 @@ export function parseSize(text: string): number {
   if (numerator % denominator !== 0n) {
     // `500m` for 500 MB is Kubernetes' classic: half a byte.
     const hint = text.endsWith("m") ? `${text.slice(0, -1)}M or ${text.slice(0, -1)}Mi` : undefined;
-    throw new UnitError(SIZE, text, { reason: `no whole number of bytes${hint === undefined ? "" : ", m is a thousandth"}`, hint });
+    throw new UnitError(SIZE, text, {
+      reason: `no whole number of bytes${hint === undefined ? "" : ", m is a thousandth"}`,
+      hint,
+    });
   }
   const bytes = numerator / denominator;
   if (bytes > BigInt(MAX_SIZE)) throw new UnitError(SIZE, text, { reason: "more than 2^53 bytes (8Pi)" });
@@ -114,9 +117,13 @@ export function parseDuration(text: string): number {
     const [whole = "", fraction = ""] = digits.split(".");
     const denominator = 10n ** BigInt(fraction.length);
     const numerator = BigInt(whole + fraction) * (DURATION_MS[unit] ?? 0n);
-    total = { numerator: total.numerator * denominator + numerator * total.denominator, denominator: total.denominator * denominator };
+    total = {
+      numerator: total.numerator * denominator + numerator * total.denominator,
+      denominator: total.denominator * denominator,
+    };
   }
-  if (total.numerator % total.denominator !== 0n) throw new UnitError(DURATION, text, { reason: "no whole number of milliseconds" });
+  if (total.numerator % total.denominator !== 0n)
+    throw new UnitError(DURATION, text, { reason: "no whole number of milliseconds" });
   const ms = total.numerator / total.denominator;
   if (ms > BigInt(MAX_DURATION_MS)) throw new UnitError(DURATION, text, { reason: "longer than 596h" });
   return Number(ms);
@@ -166,7 +173,10 @@ function nearSize(text: string): string | undefined {
   if (match === null) return undefined;
   const [, digits = "", letter = "", binary = ""] = match;
   const upper = letter.toUpperCase();
-  const spellings = binary === "" && upper !== "" ? [`${digits}${upper}i`, `${digits}${upper === "K" ? "k" : upper}`] : [`${digits}${upper}${binary === "" ? "" : "i"}`];
+  const spellings =
+    binary === "" && upper !== ""
+      ? [`${digits}${upper}i`, `${digits}${upper === "K" ? "k" : upper}`]
+      : [`${digits}${upper}${binary === "" ? "" : "i"}`];
   const good = spellings.filter((spelling) => spelling !== text && isSize(spelling));
   return good.length === 0 ? undefined : good.join(" or ");
 }
@@ -176,7 +186,17 @@ function nearDuration(text: string): string | undefined {
   if (match === null) return undefined;
   const [, digits = "", word = ""] = match;
   if (word === "") return `${digits}s or ${digits}ms`;
-  const unit = /^(ms|milli)/i.test(word) ? "ms" : /^s/i.test(word) ? "s" : /^m/i.test(word) ? "m" : /^h/i.test(word) ? "h" : /^d/i.test(word) ? "d" : "";
+  const unit = /^(ms|milli)/i.test(word)
+    ? "ms"
+    : /^s/i.test(word)
+      ? "s"
+      : /^m/i.test(word)
+        ? "m"
+        : /^h/i.test(word)
+          ? "h"
+          : /^d/i.test(word)
+            ? "d"
+            : "";
   if (unit === "d") return Number.isInteger(Number(digits)) ? `${Number(digits) * 24}h` : undefined;
   return unit === "" ? undefined : `${digits}${unit}`;
 }

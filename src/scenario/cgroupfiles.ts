@@ -24,16 +24,32 @@ const v2 = [2] as const;
 const both = [1, 2] as const;
 
 type Details = Pick<CgroupFile, "words" | "range" | "max">;
-const setting = (versions: CgroupFile["versions"], type: FileType, about: string, details: Details = {}): CgroupFile => ({ versions, type, setting: true, about, ...details });
-const action = (versions: CgroupFile["versions"], type: FileType, about: string, details: Details = {}): CgroupFile => ({ versions, type, setting: false, about, ...details });
+const setting = (
+  versions: CgroupFile["versions"],
+  type: FileType,
+  about: string,
+  details: Details = {},
+): CgroupFile => ({ versions, type, setting: true, about, ...details });
+const action = (
+  versions: CgroupFile["versions"],
+  type: FileType,
+  about: string,
+  details: Details = {},
+): CgroupFile => ({ versions, type, setting: false, about, ...details });
 
 /** Every file that can be written, by name. */
 export const CGROUP_FILES: ReadonlyMap<string, CgroupFile> = new Map<string, CgroupFile>([
-  ["memory.max", setting(v2, "size", "the hard limit: above it, reclaim and then the OOM killer (v1: memory.limit_in_bytes)")],
+  [
+    "memory.max",
+    setting(v2, "size", "the hard limit: above it, reclaim and then the OOM killer (v1: memory.limit_in_bytes)"),
+  ],
   ["memory.high", setting(v2, "size", "the throttle limit: above it, reclaim and sleep, never a kill")],
   ["memory.low", setting(v2, "size", "best-effort protection from reclaim")],
   ["memory.min", setting(v2, "size", "hard protection from reclaim (not from the OOM killer)")],
-  ["memory.swap.max", setting(v2, "size", "the limit of swap (v1: memory.memsw.limit_in_bytes holds memory and swap together)")],
+  [
+    "memory.swap.max",
+    setting(v2, "size", "the limit of swap (v1: memory.memsw.limit_in_bytes holds memory and swap together)"),
+  ],
   ["memory.swap.high", setting(v2, "size", "the throttle limit of swap")],
   ["memory.zswap.max", setting(v2, "size", "the limit of compressed memory in zswap")],
   ["memory.zswap.writeback", setting(v2, "flag", "whether zswap may write back to the swap device")],
@@ -52,7 +68,10 @@ export const CGROUP_FILES: ReadonlyMap<string, CgroupFile> = new Map<string, Cgr
   ["cpuset.cpus", setting(both, "list", "the CPUs its processes may use")],
   ["cpuset.mems", setting(both, "list", "the NUMA nodes its processes may use")],
   ["cpuset.cpus.exclusive", setting(v2, "list", "CPUs for an own partition")],
-  ["cpuset.cpus.partition", setting(v2, "words", "whether its CPUs are its alone", { words: ["member", "root", "isolated"] })],
+  [
+    "cpuset.cpus.partition",
+    setting(v2, "words", "whether its CPUs are its alone", { words: ["member", "root", "isolated"] }),
+  ],
 
   ["memory.limit_in_bytes", setting(v1, "size", "v1: the hard limit")],
   ["memory.memsw.limit_in_bytes", setting(v1, "size", "v1: the hard limit of memory and swap together")],
@@ -62,7 +81,10 @@ export const CGROUP_FILES: ReadonlyMap<string, CgroupFile> = new Map<string, Cgr
   ["memory.oom_control", setting(v1, "flag", "v1: 1 switches the OOM killer off, so that processes wait instead")],
   ["memory.swappiness", setting(v1, "integer", "v1: how readily anonymous memory is swapped", { range: [0, 200] })],
   ["memory.use_hierarchy", setting(v1, "flag", "v1: whether children count against this limit")],
-  ["memory.move_charge_at_immigrate", setting(v1, "integer", "v1: which charges move along with a process", { range: [0, 3] })],
+  [
+    "memory.move_charge_at_immigrate",
+    setting(v1, "integer", "v1: which charges move along with a process", { range: [0, 3] }),
+  ],
   ["memory.force_empty", action(v1, "text", "v1: reclaims all it can of an empty cgroup")],
   ["memory.failcnt", action(v1, "text", "v1: 0 resets the count of hits of the limit")],
   ["memory.max_usage_in_bytes", action(v1, "text", "v1: 0 resets the peak")],
@@ -95,7 +117,16 @@ const STAT_V2 =
 const STAT_V1 =
   "cache rss rss_huge shmem mapped_file dirty writeback swap swapcached pgpgin pgpgout pgfault pgmajfault inactive_anon active_anon inactive_file active_file unevictable hierarchical_memory_limit hierarchical_memsw_limit total_cache total_rss total_rss_huge total_shmem total_mapped_file total_dirty total_writeback total_swap total_swapcached total_pgpgin total_pgpgout total_pgfault total_pgmajfault total_inactive_anon total_active_anon total_inactive_file total_active_file total_unevictable";
 const EVENTS = ["low", "high", "max", "oom", "oom_kill", "oom_group_kill"];
-const PRESSURE = ["some.avg10", "some.avg60", "some.avg300", "some.total", "full.avg10", "full.avg60", "full.avg300", "full.total"];
+const PRESSURE = [
+  "some.avg10",
+  "some.avg60",
+  "some.avg300",
+  "some.total",
+  "full.avg10",
+  "full.avg60",
+  "full.avg300",
+  "full.total",
+];
 const number = (versions: CounterFile["versions"]): CounterFile => ({ versions, keys: null });
 
 /** Every file whose content `expect.counters` and `wait` can compare, by name. */
@@ -111,6 +142,8 @@ export const COUNTER_FILES: ReadonlyMap<string, CounterFile> = new Map<string, C
   ["memory.zswap.current", number(v2)],
   ["memory.pressure", { versions: v2, keys: PRESSURE }],
   ["cgroup.events", { versions: v2, keys: ["populated", "frozen"] }],
+  // The number of processes in it: a list of numbers is no counter, how many there are is.
+  ["cgroup.procs", number(both)],
   ["cgroup.stat", { versions: v2, keys: ["nr_descendants", "nr_dying_descendants"], open: true }],
   ["memory.usage_in_bytes", number(v1)],
   ["memory.max_usage_in_bytes", number(v1)],
@@ -125,7 +158,11 @@ export const COUNTER_FILES: ReadonlyMap<string, CounterFile> = new Map<string, C
   ["memory.oom_control", { versions: v1, keys: ["oom_kill_disable", "under_oom", "oom_kill"] }],
   // A limit reads back as it was rounded.
   ...[...CGROUP_FILES].flatMap(([name, file]): [string, CounterFile][] =>
-    file.setting && name !== "memory.oom_control" && (file.type === "size" || file.type === "flag" || file.type === "integer") ? [[name, number(file.versions)]] : [],
+    file.setting &&
+    name !== "memory.oom_control" &&
+    (file.type === "size" || file.type === "flag" || file.type === "integer")
+      ? [[name, number(file.versions)]]
+      : [],
   ),
 ]);
 
@@ -137,7 +174,8 @@ export function splitCounter(name: string): { file: string; key: string | null; 
     const known = COUNTER_FILES.get(file);
     const key = end === name.length ? null : name.slice(end + 1);
     if (known !== undefined && (key === null) === (known.keys === null)) {
-      const good = key === null || known.keys?.includes(key) === true || (known.open === true && /^[a-z][a-z0-9_]*$/.test(key));
+      const good =
+        key === null || known.keys?.includes(key) === true || (known.open === true && /^[a-z][a-z0-9_]*$/.test(key));
       if (good) return { file, key, known };
     }
     end = name.lastIndexOf(".", end - 1);
@@ -147,5 +185,7 @@ export function splitCounter(name: string): { file: string; key: string | null; 
 
 /** All counter names in full, for suggestions. */
 export function counterNames(): string[] {
-  return [...COUNTER_FILES].flatMap(([file, { keys }]) => (keys === null ? [file] : keys.map((key) => `${file}.${key}`)));
+  return [...COUNTER_FILES].flatMap(([file, { keys }]) =>
+    keys === null ? [file] : keys.map((key) => `${file}.${key}`),
+  );
 }

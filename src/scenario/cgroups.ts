@@ -1,95 +1,103 @@
 /** The key `cgroups`: paths, each with its control files. */
 import { CGROUP_FILES, splitCounter } from "./cgroupfiles.ts";
-import type { CgroupFile } from "./cgroupfiles.ts";
+import type { CgroupFile, FileType } from "./cgroupfiles.ts";
 import { cgroupProblem, parseNumberList } from "./names.ts";
-import type { Defs, JsonSchema, Place } from "./place.ts";
+import type { JsonSchema, Place } from "./place.ts";
 import { limit } from "./quantities.ts";
-import { didYouMean, record } from "./shape.ts";
+import { didYouMean, map, record } from "./shape.ts";
 import type { Shape } from "./shape.ts";
 import type { CgroupFileWrite, CgroupSpec } from "./types.ts";
 
-/** Reads the value for a control file, as the kernel takes it there. */
-export function fileValue(file: CgroupFile, place: Place): { value: string; raw: string } | undefined {
-  const raw = place.scalar();
-  if (raw === undefined || raw.kind === "nothing") return place.expected(fileExpected(file));
-  const value = fileText(file, raw.text, place);
-  return value === undefined ? undefined : { value, raw: raw.text };
+/** The value of a control file by its type, as the kernel takes it there. */
+const VALUES: Readonly<Record<FileType, (file: CgroupFile) => Shape<string>>> = {
+  // Unlimited is `max` in v2's files and -1 in v1's.
+  size: ({ versions }) =>
+    versions.includes(2)
+      ? map(limit, String)
+      : {
+          expected: "a size such as 200Mi, or -1 for no limit",
+          read(place) {
+            const text = place.scalar()?.text;
+            const given = text === "-1" ? text : limit.read(place);
+            return given === undefined ? undefined : given === "max" ? "-1" : String(given);
+          },
+          json: (defs) => ({ anyOf: [limit.json(defs), { enum: [-1, "-1"] }] }),
+        },
+  flag: () =>
+    value("0 or 1", { enum: [0, 1, true, false, "0", "1"] }, (text) => {
+      return { 0: "0", 1: "1", false: "0", true: "1" }[text];
+    }),
+  integer({ range: [low, high] = [0, 2 ** 31 - 1], max = false }) {
+    const expected = `a whole number from ${low} to ${high}${max ? ", or max" : ""}`;
+    const json = {
+      anyOf: [
+        { type: "integer", minimum: low, maximum: high },
+        { type: "string", pattern: max ? "^([0-9]+|max)$" : "^[0-9]+$" },
+      ],
+    };
+    return value(expected, json, (text) => {
+      if (max && text === "max") return text;
+      const number = /^\d{1,10}$/.test(text) ? Number(text) : Number.NaN;
+      return number >= low && number <= high ? String(number) : undefined;
+    });
+  },
+  list: () =>
+    value("numbers such as 0-1,3", { type: ["string", "integer"] }, (text) =>
+      parseNumberList(text) === undefined ? undefined : text,
+    ),
+  words({ words = [] }) {
+    const json = { enum: words.flatMap((word) => (/^\d+$/.test(word) ? [word, Number(word)] : [word])) };
+    return value(
+      words.length === 1 ? `${words[0]}` : `one of ${words.join(", ")}`,
+      json,
+      (text) => words.find((word) => word === text),
+      words,
+    );
+  },
+  text: () => value("a value", { type: ["string", "number", "boolean"] }, (text) => text),
+};
+
+/** A scalar's text, changed by `read`; undefined: it is wrong. */
+function value(
+  expected: string,
+  json: JsonSchema,
+  read: (text: string) => string | undefined,
+  words: readonly string[] = [],
+): Shape<string> {
+  return {
+    expected,
+    read(place) {
+      const scalar = place.scalar();
+      const given = scalar === undefined || scalar.kind === "nothing" ? undefined : read(scalar.text);
+      return given ?? place.expected(expected, didYouMean(scalar?.text, words));
+    },
+    json: () => json,
+  };
 }
 
-function fileText(file: CgroupFile, raw: string, place: Place): string | undefined {
-  const wrong = (hint?: string): undefined => place.expected(fileExpected(file), hint);
-  const onlyV1 = !file.versions.includes(2);
-  switch (file.type) {
-    case "size": {
-      // Unlimited is `max` in v2's files and -1 in v1's.
-      if (onlyV1 && (raw === "-1" || raw === "max")) return "-1";
-      const bytes = limit.read(place);
-      return bytes === undefined ? undefined : String(bytes);
-    }
-    case "flag": {
-      const flag = { 0: "0", 1: "1", false: "0", true: "1" }[raw];
-      return flag ?? wrong();
-    }
-    case "integer": {
-      if (file.max === true && raw === "max") return raw;
-      const value = /^\d{1,10}$/.test(raw) ? Number(raw) : Number.NaN;
-      const [low, high] = file.range ?? [0, 2 ** 31 - 1];
-      return value >= low && value <= high ? String(value) : wrong();
-    }
-    case "list":
-      return parseNumberList(raw) === undefined ? wrong() : raw;
-    case "words":
-      return file.words?.includes(raw) === true ? raw : wrong(didYouMean(raw, file.words ?? []));
-    case "text":
-      return raw;
-  }
-}
-
-
-function fileExpected(file: CgroupFile): string {
-  switch (file.type) {
-    case "size":
-      return limit.expected;
-    case "flag":
-      return "0 or 1";
-    case "integer":
-      return `a whole number${file.range === undefined ? "" : ` from ${file.range[0]} to ${file.range[1]}`}${file.max === true ? ", or max" : ""}`;
-    case "list":
-      return "numbers such as 0-1,3";
-    case "words":
-      return `one of ${(file.words ?? []).join(", ")}`;
-    case "text":
-      return "a value";
-  }
-}
-
-export function fileSchema(file: CgroupFile, defs: Defs): JsonSchema {
-  switch (file.type) {
-    case "size":
-      return file.versions.includes(2) ? limit.json(defs) : { anyOf: [limit.json(defs), { enum: [-1, "-1"] }] };
-    case "flag":
-      return { enum: [0, 1, true, false, "0", "1"] };
-    case "integer":
-      return { anyOf: [{ type: "integer", minimum: file.range?.[0] ?? 0, maximum: file.range?.[1] ?? 2 ** 31 - 1 }, { type: "string", pattern: file.max === true ? "^([0-9]+|max)$" : "^[0-9]+$" }] };
-    case "list":
-      return { type: ["string", "integer"] };
-    case "words":
-      return { enum: (file.words ?? []).flatMap((word) => (/^\d+$/.test(word) ? [word, Number(word)] : [word])) };
-    case "text":
-      return { type: ["string", "number", "boolean"] };
-  }
+/** The shape of a control file's value. */
+export function fileShape(file: CgroupFile): Shape<string> {
+  return VALUES[file.type](file);
 }
 
 /** Finds a control file by the key that names it; a wrong one is noted. */
 export function controlFile(at: Place, name: string, step: boolean): CgroupFile | undefined {
   const file = CGROUP_FILES.get(name);
   if (file !== undefined && (step || file.setting)) return file;
-  if (file !== undefined) return at.wrong(`${name} acts when it is written, it holds no setting`, "write it with a step: write");
-  if (/^(?:cgroup\.(?:procs|threads)|tasks)$/.test(name)) return at.wrong("oomlab places processes itself", step ? "use the step move" : "name the cgroup under the process: cgroup");
+  if (file !== undefined)
+    return at.wrong(`${name} acts when it is written, it holds no setting`, "write it with a step: write");
+  if (/^(?:cgroup\.(?:procs|threads)|tasks)$/.test(name))
+    return at.wrong(
+      "oomlab places processes itself",
+      step ? "use the step move" : "name the cgroup under the process: cgroup",
+    );
   if (splitCounter(name) !== null) return at.wrong(`${name} can only be read`, "compare it under expect.counters");
   const right = [...CGROUP_FILES].flatMap(([candidate, known]) => (step || known.setting ? [candidate] : []));
   const hint = didYouMean(name, right) ?? didYouMean(`memory.${name}`, right);
-  return at.wrong(`no control file of the kernel's memory, cpuset or cgroup interfaces that a scenario can ${step ? "write" : "set"}`, hint ?? "such as memory.max");
+  return at.wrong(
+    `no control file of the kernel's memory, cpuset or cgroup interfaces that a scenario can ${step ? "write" : "set"}`,
+    hint ?? "such as memory.max",
+  );
 }
 
 const cgroupFiles: Shape<CgroupFileWrite[]> = {
@@ -97,12 +105,18 @@ const cgroupFiles: Shape<CgroupFileWrite[]> = {
     "control files such as { memory.max: 200Mi }",
     ({ key, at, value }): CgroupFileWrite | undefined => {
       const file = controlFile(at, key, false);
-      const read = file === undefined ? undefined : fileValue(file, value);
-      return read === undefined ? undefined : { file: key, ...read, ...at.position };
+      const read = file === undefined ? undefined : fileShape(file).read(value);
+      return read === undefined
+        ? undefined
+        : { file: key, value: read, raw: value.scalar()?.text ?? read, ...at.position };
     },
     (defs) => ({
       type: ["object", "null"],
-      properties: Object.fromEntries([...CGROUP_FILES].filter(([, file]) => file.setting).map(([name, file]) => [name, { ...fileSchema(file, defs), description: file.about }])),
+      properties: Object.fromEntries(
+        [...CGROUP_FILES]
+          .filter(([, file]) => file.setting)
+          .map(([name, file]) => [name, { ...fileShape(file).json(defs), description: file.about }]),
+      ),
       additionalProperties: false,
     }),
   ),
@@ -112,11 +126,18 @@ export const cgroups: Shape<CgroupSpec[]> = record(
   "cgroups such as { nginx: { memory.max: 200Mi } }",
   ({ key, at, value }) => {
     const problem = cgroupProblem(key);
+    // A wrong name that is used elsewhere is told once, here.
+    at.reader.names.cgroup.add(key);
     if (problem !== undefined) return at.wrong(`expected a cgroup's path such as nginx or parent/child: ${problem}`);
     // Its parents exist with it, listed or not.
-    for (let end = key.length; end > 0; end = key.lastIndexOf("/", end - 1)) at.reader.names.cgroup.add(key.slice(0, end));
+    for (let end = key.length; end > 0; end = key.lastIndexOf("/", end - 1))
+      at.reader.names.cgroup.add(key.slice(0, end));
     const files = value.isNothing ? [] : cgroupFiles.read(value);
     return files === undefined ? undefined : { name: key, files, ...at.position };
   },
-  (defs) => ({ type: "object", propertyNames: { minLength: 1, pattern: "^[^/]+(/[^/]+)*$" }, additionalProperties: cgroupFiles.json(defs) }),
+  (defs) => ({
+    type: "object",
+    propertyNames: { minLength: 1, pattern: "^[^/]+(/[^/]+)*$" },
+    additionalProperties: cgroupFiles.json(defs),
+  }),
 );

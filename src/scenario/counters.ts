@@ -12,7 +12,8 @@ const COMPARISON = 'a number, or a comparison such as ">0" or "<=30Mi"';
 
 /** Reads `1`, `">0"`, `"<=30Mi"` and `"50Mi ±3%"` (which is two comparisons). */
 function comparisons(raw: string, decimals: boolean): Comparison[] | UnitError {
-  const value = (number: string): number => (decimals && /^\d{1,15}\.\d{1,6}$/.test(number) ? Number(number) : parseSize(number));
+  const value = (number: string): number =>
+    decimals && /^\d{1,15}\.\d{1,6}$/.test(number) ? Number(number) : parseSize(number);
   try {
     const range = /^(.+?)\s*(?:±|\+-|\+\/-)\s*(\d+(?:\.\d+)?)\s*%$/.exec(raw);
     if (range !== null) {
@@ -41,25 +42,42 @@ function comparisonOf(place: Place, decimals: boolean): Comparison[] {
   const read = comparisons(scalar.text, decimals);
   if (!(read instanceof UnitError)) return read;
   const operator = /^(=>|=<|=|<>|~)/.exec(scalar.text)?.[0];
-  const better = operator === undefined ? undefined : { "=>": ">=", "=<": "<=", "=": "==", "<>": "!=", "~": "==" }[operator];
+  const better =
+    operator === undefined ? undefined : { "=>": ">=", "=<": "<=", "=": "==", "<>": "!=", "~": "==" }[operator];
   const hint = better === undefined ? read.hint : `"${better}${scalar.text.slice(operator?.length ?? 0).trim()}"`;
-  place.wrong(`expected ${COMPARISON}; got ${place.found}${read.reason === undefined ? "" : `: ${read.reason}`}`, hint === undefined ? undefined : `did you mean ${hint}?`);
+  place.wrong(
+    `expected ${COMPARISON}; got ${place.found}${read.reason === undefined ? "" : `: ${read.reason}`}`,
+    hint === undefined ? undefined : `did you mean ${hint}?`,
+  );
   return [];
 }
 
 const comparisonJson = (defs: Defs): JsonSchema => {
   const pattern = `^((==|!=|>=|<=|>|<)? *\\+?(${QUANTITY})${SUFFIX}|(${QUANTITY})${SUFFIX} *(±|\\+-|\\+/-) *[0-9]+(\\.[0-9]+)? *%)$`;
-  const one: JsonSchema = { anyOf: [{ type: "number", minimum: 0 }, { type: "string", pattern }] };
-  if (!defs.has("comparison")) defs.set("comparison", { description: 'A number, a comparison (">0", "<=30Mi"), a range ("50Mi ±3%"), or a list of them.', anyOf: [...(one["anyOf"] as JsonSchema[]), { type: "array", items: one, minItems: 1 }] });
+  const one: JsonSchema = {
+    anyOf: [
+      { type: "number", minimum: 0 },
+      { type: "string", pattern },
+    ],
+  };
+  if (!defs.has("comparison"))
+    defs.set("comparison", {
+      description: 'A number, a comparison (">0", "<=30Mi"), a range ("50Mi ±3%"), or a list of them.',
+      anyOf: [...(one["anyOf"] as JsonSchema[]), { type: "array", items: one, minItems: 1 }],
+    });
   return { $ref: "#/$defs/comparison" };
 };
 
 export function counter({ key, at, value }: Entry): { key: string; compare: Comparison }[] {
   if (splitCounter(key) === null) {
     const hint = didYouMean(key, counterNames());
-    const keys = counterNames().filter((name) => name.startsWith(`${key}.`)).slice(0, 6);
+    const keys = counterNames()
+      .filter((name) => name.startsWith(`${key}.`))
+      .slice(0, 6);
     at.wrong(
-      keys.length > 0 ? `${key} holds several numbers: name one of them` : "no counter of the kernel's memory or cgroup interfaces",
+      keys.length > 0
+        ? `${key} holds several numbers: name one of them`
+        : "no counter of the kernel's memory or cgroup interfaces",
       keys.length > 0 ? `such as ${keys.join(", ")}` : (hint ?? "such as memory.events.oom_kill"),
     );
     return [];
@@ -79,7 +97,10 @@ export const counters: Shape<{ cgroup: string; key: string; compare: Comparison 
   ({ key, at, value }) => {
     at.reader.references.push({ kind: "cgroup", name: key, place: at });
     if (!value.isMap) return value.expected("counters such as { memory.events.oom_kill: 1 }");
-    return value.entries().flatMap(counter).map((each) => ({ cgroup: key, ...each }));
+    return value
+      .entries()
+      .flatMap(counter)
+      .map(({ key: name, compare }) => ({ cgroup: key, key: name, compare }));
   },
   (defs) => ({ type: "object", additionalProperties: countersJson(defs) }),
 );

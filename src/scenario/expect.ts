@@ -10,9 +10,13 @@ const exitStatus: Shape<number | string> = {
   expected: "an exit status from 0 to 255, or a signal such as SIGKILL",
   read(place) {
     const scalar = place.scalar();
-    if (scalar?.kind === "number" && /^\d{1,3}$/.test(scalar.text) && Number(scalar.text) <= 255) return Number(scalar.text);
+    if (scalar?.kind === "number" && /^\d{1,3}$/.test(scalar.text) && Number(scalar.text) <= 255)
+      return Number(scalar.text);
     if (scalar?.kind === "text" && SIGNALS.includes(scalar.text)) return scalar.text;
-    const hint = scalar?.kind === "text" ? (didYouMean(`SIG${scalar.text.replace(/^sig/i, "").toUpperCase()}`, SIGNALS) ?? undefined) : undefined;
+    const hint =
+      scalar?.kind === "text"
+        ? (didYouMean(`SIG${scalar.text.replace(/^sig/i, "").toUpperCase()}`, SIGNALS) ?? undefined)
+        : undefined;
     return place.expected(exitStatus.expected, hint);
   },
   json: () => ({ anyOf: [{ type: "integer", minimum: 0, maximum: 255 }, { enum: [...SIGNALS] }] }),
@@ -30,10 +34,12 @@ const exits = record(
 
 const pattern: Shape<{ pattern: string }> = map(text("a regular expression"), (source, place) => {
   try {
-    new RegExp(source, "u");
+    "".search(source);
     return { pattern: source };
   } catch (error) {
-    return place.wrong(`expected a regular expression; got ${place.found}: ${error instanceof Error ? error.message.replace(/^.*?\/u?: /, "") : ""}`);
+    return place.wrong(
+      `expected a regular expression; got ${place.found}: ${error instanceof Error ? error.message.replace(/^.*?\/u?: /, "") : ""}`,
+    );
   }
 });
 
@@ -58,11 +64,21 @@ export const expectShape: Shape<Expected> = object(
   {
     oom: field(choice("memcg", "global", "cpuset", "mempolicy", "none"), "the kind of the OOM kill, or none"),
     limit: field(reference("cgroup"), "the cgroup whose limit was hit"),
-    victims: field(list(reference("process"), "a list of processes"), "exactly the processes that OOM kills ended; []: none", { example: "[nginx]" }),
-    survivors: field(list(reference("process"), "a list of processes"), "processes that no OOM kill ended", { example: "[sidecar]" }),
+    victims: field(
+      list(reference("process"), "a list of processes"),
+      "exactly the processes that OOM kills ended; []: none",
+      { example: "[nginx]" },
+    ),
+    survivors: field(list(reference("process"), "a list of processes"), "processes that no OOM kill ended", {
+      example: "[sidecar]",
+    }),
     exit: field(exits, "how processes ended: an exit status, or a signal", { example: "{ nginx: SIGKILL }" }),
-    counters: field(counters, "counters of cgroups, file.key, compared", { example: '{ nginx: { memory.events.oom_kill: 1, memory.swap.current: ">0" } }' }),
-    log: field(list(pattern, "a list of regular expressions"), "regular expressions that the kernel log must match", { example: '["Killed process"]' }),
+    counters: field(counters, "counters of cgroups, file.key, compared", {
+      example: '{ nginx: { memory.events.oom_kill: 1, memory.swap.current: ">0" } }',
+    }),
+    log: field(list(pattern, "a list of regular expressions"), "regular expressions that the kernel log must match", {
+      example: '["Killed process"]',
+    }),
     trigger: field(choice("allocation", "limit-write", "sysrq"), "what called the OOM killer"),
     panic: field(boolean(), "whether the kernel panics"),
     within: field(someTime, "how soon after the start the (first) OOM kill comes", { example: "5s" }),

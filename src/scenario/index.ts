@@ -40,7 +40,8 @@ export async function loadScenarios(paths: string[], options: LoadOptions = {}):
   }
   const scenarios: Scenario[] = [];
   for (const file of files.values()) {
-    const text = file === "-" ? (options.stdin ?? (await readStdin())) : await readFile(file, resolve(cwd, file), problems);
+    const text =
+      file === "-" ? (options.stdin ?? (await readStdin())) : await readFile(file, resolve(cwd, file), problems);
     if (text === undefined) continue;
     const read = readText(text, file);
     problems.push(...read.problems);
@@ -49,13 +50,19 @@ export async function loadScenarios(paths: string[], options: LoadOptions = {}):
   const [first, ...rest] = problems;
   if (first !== undefined) throw new ScenarioErrors([first, ...rest]);
   const { grep, tags } = options;
-  return scenarios.filter(({ name, tags: own }) => (grep === undefined || name.search(grep) >= 0) && (tags === undefined || tags.length === 0 || tags.some((tag) => own.includes(tag))));
+  return scenarios.filter(
+    ({ name, tags: own }) =>
+      (grep === undefined || name.search(grep) >= 0) &&
+      (tags === undefined || tags.length === 0 || tags.some((tag) => own.includes(tag))),
+  );
 }
 
 async function defaultPaths(cwd: string): Promise<string[]> {
   const found = await stat(resolve(cwd, "scenarios")).catch(() => undefined);
   if (found?.isDirectory() === true) return ["scenarios"];
-  throw new UsageError("no scenario file given, and there is no folder scenarios/ here", { hint: "name a scenario file or a folder: oomlab run path/to/scenario.yaml" });
+  throw new UsageError("no scenario file given, and there is no folder scenarios/ here", {
+    hint: "name a scenario file or a folder: oomlab run path/to/scenario.yaml",
+  });
 }
 
 const SCENARIO_FILE = /\.(?:ya?ml|json)$/i;
@@ -72,15 +79,26 @@ async function findFiles(path: string, cwd: string, problems: ScenarioError[]): 
   try {
     if (!(await stat(absolute)).isDirectory()) return [path];
     const files = await walk(path.replace(/\/+$/, "") || "/", absolute, [], problems);
-    if (files.length === 0 && problems.length === 0) return wrong("expected scenarios; got a folder without *.yaml, *.yml or *.json");
+    if (files.length === 0 && problems.length === 0)
+      return wrong("expected scenarios; got a folder without *.yaml, *.yml or *.json");
     return files;
   } catch (error) {
     const near = nearest(basename(path), await readdir(dirname(absolute)).catch(() => []));
-    return wrong(explain(error), near !== undefined && near !== basename(path) ? `did you mean ${path.slice(0, path.length - basename(path).length)}${printable(near)}?` : undefined);
+    return wrong(
+      explain(error),
+      near !== undefined && near !== basename(path)
+        ? `did you mean ${path.slice(0, path.length - basename(path).length)}${printable(near)}?`
+        : undefined,
+    );
   }
 }
 
-async function walk(folder: string, absolute: string, above: readonly string[], problems: ScenarioError[]): Promise<string[]> {
+async function walk(
+  folder: string,
+  absolute: string,
+  above: readonly string[],
+  problems: ScenarioError[],
+): Promise<string[]> {
   const real = await realpath(absolute);
   if (above.includes(real)) {
     problems.push(fileProblem(folder, "this folder contains itself, through a symbolic link"));
@@ -88,11 +106,12 @@ async function walk(folder: string, absolute: string, above: readonly string[], 
   }
   const files: string[] = [];
   const names = (await readdir(absolute)).filter((name) => !name.startsWith(".") && name !== "node_modules");
-  for (const name of names.sort(byBytes)) {
+  for (const name of names.toSorted(byBytes)) {
     const path = `${folder === "/" ? "" : folder}/${name}`;
     // A dangling link with a scenario's name is told when it is read.
     const found = await stat(resolve(absolute, name)).catch(() => undefined);
-    if (found?.isDirectory() === true) files.push(...(await walk(path, resolve(absolute, name), [...above, real], problems)));
+    if (found?.isDirectory() === true)
+      files.push(...(await walk(path, resolve(absolute, name), [...above, real], problems)));
     else if (SCENARIO_FILE.test(name)) files.push(path);
   }
   return files;
@@ -112,8 +131,13 @@ async function readFile(file: string, absolute: string, problems: ScenarioError[
     if (found.isDirectory()) return wrong("expected a scenario file; got a folder");
     if (found.size > MAX_TEXT) return wrong("expected a scenario; got a file of more than 1 MiB");
     // A device or pipe states no size: it is read up to the limit.
-    const bytes = found.isFile() ? await handle.readFile() : await readLimited(handle.createReadStream({ end: MAX_TEXT }));
-    return decode(bytes) ?? wrong(bytes.includes(0) ? "expected a scenario; got a binary file" : "expected UTF-8; got bytes that are none");
+    const bytes = found.isFile()
+      ? await handle.readFile()
+      : await readLimited(handle.createReadStream({ end: MAX_TEXT }));
+    return (
+      decode(bytes) ??
+      wrong(bytes.includes(0) ? "expected a scenario; got a binary file" : "expected UTF-8; got bytes that are none")
+    );
   } catch (error) {
     return wrong(explain(error));
   }

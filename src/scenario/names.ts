@@ -8,10 +8,13 @@ export const SIGNALS: readonly string[] =
 
 /** What a write to a control file may fail with. */
 export const ERRNOS: readonly string[] =
-  "EBUSY EINVAL EPERM EACCES EAGAIN ENOMEM ENOENT ENODEV ENXIO EIO EINTR ENOSPC ERANGE EROFS ESRCH EEXIST E2BIG EOPNOTSUPP ENOTSUP ENOSYS EFAULT".split(" ");
+  "EBUSY EINVAL EPERM EACCES EAGAIN ENOMEM ENOENT ENODEV ENXIO EIO EINTR ENOSPC ERANGE EROFS ESRCH EEXIST E2BIG EOPNOTSUPP ENOTSUP ENOSYS EFAULT".split(
+    " ",
+  );
 
 /** setrlimit's resources, without RLIMIT_. */
-export const RLIMITS: readonly string[] = "AS CORE CPU DATA FSIZE LOCKS MEMLOCK MSGQUEUE NICE NOFILE NPROC RSS RTPRIO RTTIME SIGPENDING STACK".split(" ");
+export const RLIMITS: readonly string[] =
+  "AS CORE CPU DATA FSIZE LOCKS MEMLOCK MSGQUEUE NICE NOFILE NPROC RSS RTPRIO RTTIME SIGPENDING STACK".split(" ");
 
 const NAME_BYTES = 255;
 const PATH_BYTES = 1024;
@@ -19,10 +22,19 @@ const PATH_BYTES = 1024;
 /** What is wrong with the name of a process or scenario; undefined: nothing. */
 export function nameProblem(name: string): string | undefined {
   if (name.trim() === "") return "a name cannot be empty";
-  if (/[\p{Cc}\p{Zl}\p{Zp}]/u.test(name)) return "a name has no control characters and no line ends";
+  if (hasControl(name)) return "a name has no control characters and no line ends";
   if (Buffer.byteLength(name) > NAME_BYTES) return `a name has at most ${NAME_BYTES} bytes`;
   if (name === "__proto__") return "this name means something to JavaScript";
   return undefined;
+}
+
+/** Whether text has a control character or a line end; a loop, because the first use of a \p{...} pattern costs a run 0.5 ms. */
+function hasControl(text: string): boolean {
+  for (let index = 0; index < text.length; index++) {
+    const code = text.charCodeAt(index);
+    if (code < 0x20 || (code >= 0x7f && code < 0xa0) || code === 0x2028 || code === 0x2029) return true;
+  }
+  return false;
 }
 
 /** What is wrong with the path of a cgroup; undefined: nothing. */
@@ -34,7 +46,11 @@ export function cgroupProblem(path: string): string | undefined {
     if (segment === "." || segment === "..") return `a cgroup's path has no ${segment}`;
     const problem = nameProblem(segment);
     if (problem !== undefined) return problem;
-    if (/^(?:cgroup|memory|cpuset|cpu|cpuacct|io|blkio|pids|hugetlb|rdma|misc|devices|freezer)\.|^(?:tasks|notify_on_release|release_agent)$/.test(segment)) {
+    if (
+      /^(?:cgroup|memory|cpuset|cpu|cpuacct|io|blkio|pids|hugetlb|rdma|misc|devices|freezer)\.|^(?:tasks|notify_on_release|release_agent)$/.test(
+        segment,
+      )
+    ) {
       return `${segment} is named like the kernel's own files`;
     }
   }
@@ -52,5 +68,5 @@ export function parseNumberList(text: string): number[] | undefined {
     if (last < first) return undefined;
     for (let number = first; number <= last; number++) numbers.add(number);
   }
-  return [...numbers].sort((a, b) => a - b);
+  return [...numbers].toSorted((a, b) => a - b);
 }

@@ -1,6 +1,6 @@
 /** A node of a scenario file under its path, with the ways to look into it and to note what is wrong there. */
 import { isAlias, isMap, isScalar, isSeq, visit } from "yaml";
-import type { Alias, Document, LineCounter, Node, Pair } from "yaml";
+import type { Alias, Document, LineCounter, Node } from "yaml";
 import { excerpt, ScenarioError } from "./problem.ts";
 import type { Position } from "./types.ts";
 
@@ -44,7 +44,17 @@ export class Reader {
   problem(offset: number, path: string, what: string, hint?: string): void {
     if (this.problems.length >= MAX_PROBLEMS) return;
     const { line, column } = this.position(offset);
-    this.problems.push(new ScenarioError({ file: this.file, line, column, path, what, hint, code: codeLine(this.text, this.lines, line) }));
+    this.problems.push(
+      new ScenarioError({
+        file: this.file,
+        line,
+        column,
+        path,
+        what,
+        hint,
+        code: codeLine(this.text, this.lines, line),
+      }),
+    );
   }
 
   /** The node an alias stands for; undefined where it stands for none, or for too much. */
@@ -79,7 +89,8 @@ function aliasTargets(document: Document, text: string): Map<Alias, Node> {
     if (isAlias(node)) {
       const target = anchors.get(node.source);
       if (target !== undefined) targets.set(node, target);
-    } else if ((isMap(node) || isSeq(node) || isScalar(node)) && node.anchor !== undefined) anchors.set(node.anchor, node);
+    } else if ((isMap(node) || isSeq(node) || isScalar(node)) && node.anchor !== undefined)
+      anchors.set(node.anchor, node);
   });
   return targets;
 }
@@ -130,6 +141,13 @@ export class Place {
     return isSeq(this.node);
   }
 
+  /** Nothing has been noted here or below. */
+  get sound(): boolean {
+    return !this.reader.problems.some(
+      ({ path }) => path.startsWith(this.path) && /^(?:$|[.[])/.test(path.slice(this.path.length)),
+    );
+  }
+
   get isNothing(): boolean {
     return this.scalar()?.kind === "nothing";
   }
@@ -166,21 +184,23 @@ export class Place {
 
   items(): Place[] {
     if (!isSeq(this.node) || this.#stop()) return [];
-    return this.node.items.map((item, index) => new Place(this.reader, item, `${this.path}[${index}]`, this.offset, this.#aliased));
+    return this.node.items.map(
+      (item, index) => new Place(this.reader, item, `${this.path}[${index}]`, this.offset, this.#aliased),
+    );
   }
 
   /** The pairs of a mapping; keys that are no plain text and keys that stand twice are noted and left out. */
   entries(): Entry[] {
     if (!isMap(this.node) || this.#stop()) return [];
     const entries = new Map<string, Entry>();
-    for (const pair of this.node.items as Pair[]) {
+    for (const pair of this.node.items) {
       const { key: keyNode, value } = pair;
       const keyOffset = rangeStart(keyNode) ?? this.offset;
       if (!isScalar(keyNode) || keyNode.value === null) {
         this.reader.problem(keyOffset, this.path, "expected a key of plain text");
         continue;
       }
-      const key = typeof keyNode.value === "string" ? keyNode.value : (keyNode.source ?? String(keyNode.value));
+      const key = typeof keyNode.value === "string" ? keyNode.value : (keyNode.source ?? "");
       const path = this.path === "" ? key : `${this.path}.${key}`;
       const first = entries.get(key);
       if (first !== undefined) {
@@ -188,7 +208,11 @@ export class Place {
         continue;
       }
       const at = new Place(this.reader, keyNode, path, keyOffset, this.#aliased);
-      entries.set(key, { key, at, value: new Place(this.reader, value, path, endOf(keyNode) ?? keyOffset, this.#aliased) });
+      entries.set(key, {
+        key,
+        at,
+        value: new Place(this.reader, value, path, endOf(keyNode) ?? keyOffset, this.#aliased),
+      });
     }
     return [...entries.values()];
   }

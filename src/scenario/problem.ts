@@ -38,7 +38,8 @@ export class ScenarioErrors extends ScenarioError {
   readonly errors: readonly ScenarioError[];
 
   constructor(errors: readonly [ScenarioError, ...ScenarioError[]]) {
-    super({ ...errors[0], what: "" }, errors.map((error) => error.message).join("\n"));
+    const [{ file, line, column, path }] = errors;
+    super({ file, line, column, path, what: "" }, errors.map((error) => error.message).join("\n"));
     this.errors = errors;
   }
 }
@@ -68,7 +69,11 @@ export function printable(text: string): string {
   return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu, (char) => {
     if (char === "\t") return " ";
     const hex = (char.codePointAt(0) ?? 0).toString(16);
-    return hex.length <= 2 ? `\\x${hex.padStart(2, "0")}` : hex.length <= 4 ? `\\u${hex.padStart(4, "0")}` : `\\u{${hex}}`;
+    return hex.length <= 2
+      ? `\\x${hex.padStart(2, "0")}`
+      : hex.length <= 4
+        ? `\\u${hex.padStart(4, "0")}`
+        : `\\u{${hex}}`;
   });
 }
 
@@ -84,7 +89,12 @@ function width(text: string): number {
   let columns = 0;
   for (const char of text) {
     if (/\p{M}/u.test(char)) continue;
-    columns += /[\u1100-\u115f\u2e80-\u303e\u3041-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6]|\p{Emoji_Presentation}/u.test(char) ? 2 : 1;
+    columns +=
+      /[\u1100-\u115f\u2e80-\u303e\u3041-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6]|\p{Emoji_Presentation}/u.test(
+        char,
+      )
+        ? 2
+        : 1;
   }
   return columns;
 }
@@ -96,7 +106,8 @@ export function nearest(wrong: string, right: Iterable<string>): string | undefi
   let best: string | undefined;
   let bestDistance = Math.max(1, Math.floor(wrong.length / 3)) + 1;
   for (const candidate of right) {
-    const distance = simplify(candidate) === plain ? 0 : editDistance(wrong.toLowerCase(), candidate.toLowerCase(), bestDistance);
+    const distance =
+      simplify(candidate) === plain ? 0 : editDistance(wrong.toLowerCase(), candidate.toLowerCase(), bestDistance);
     if (distance < bestDistance) {
       best = candidate;
       bestDistance = distance;
@@ -119,7 +130,8 @@ function editDistance(a: string, b: string, limit: number): number {
     for (let j = 1; j <= b.length; j++) {
       const same = a[i - 1] === b[j - 1];
       let distance = Math.min((current[j - 1] ?? 0) + (same ? 0 : 1), (current[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1);
-      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]) distance = Math.min(distance, (previous[j - 2] ?? 0) + 1);
+      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1])
+        distance = Math.min(distance, (previous[j - 2] ?? 0) + 1);
       next[j] = distance;
     }
     [previous, current] = [current, next];

@@ -2,15 +2,33 @@
 import { nameProblem, parseNumberList, RLIMITS } from "./names.ts";
 import type { Entry, Place } from "./place.ts";
 import { cpus, limit, nodes } from "./quantities.ts";
-import { byForm, choice, didYouMean, field, integer, map, named, object, record, reference, text, unknownKey } from "./shape.ts";
+import {
+  byForm,
+  choice,
+  didYouMean,
+  field,
+  integer,
+  map,
+  named,
+  object,
+  record,
+  reference,
+  text,
+  unknownKey,
+} from "./shape.ts";
 import type { Read, Shape } from "./shape.ts";
 import type { Mempolicy, ProcessSpec, Workload } from "./types.ts";
 import { command, node, stress } from "./workload.ts";
 
 const user = byForm("a user's number, or { uid, gid }", {
   scalar: map(integer(0, 2 ** 32 - 2, "a user's number"), (uid) => ({ uid, gid: uid })),
-  map: map(object("{ uid, gid }", { uid: field(integer(0, 2 ** 32 - 2), "the user"), gid: field(integer(0, 2 ** 32 - 2), "the group", { default: "the same number" }) }), ({ uid, gid }, place) =>
-    uid === undefined ? place.wrong("expected the key uid") : { uid, gid: gid ?? uid },
+  map: map(
+    object("{ uid, gid }", {
+      uid: field(integer(0, 2 ** 32 - 2), "the user"),
+      gid: field(integer(0, 2 ** 32 - 2), "the group", { default: "the same number" }),
+    }),
+    ({ uid, gid }, place) =>
+      uid !== undefined ? { uid, gid: gid ?? uid } : place.sound ? place.wrong("expected the key uid") : undefined,
   ),
 });
 
@@ -21,30 +39,55 @@ const mempolicy: Shape<Mempolicy> = byForm("a policy such as bind:1", {
     const mode = MODES.find((candidate) => candidate === word);
     const parsed = parseNumberList(numbers);
     if (mode !== undefined && parsed !== undefined) return { mode, nodes: parsed };
-    const near = mode === undefined ? MODES.find((candidate) => didYouMean(word, [candidate]) !== undefined) : undefined;
-    return place.expected("a policy such as bind:1, preferred:0 or interleave:0-1", near === undefined ? undefined : `did you mean ${near}:${numbers === "" ? "0" : numbers}?`);
+    const near =
+      mode === undefined ? MODES.find((candidate) => didYouMean(word, [candidate]) !== undefined) : undefined;
+    return place.expected(
+      "a policy such as bind:1, preferred:0 or interleave:0-1",
+      near === undefined ? undefined : `did you mean ${near}:${numbers === "" ? "0" : numbers}?`,
+    );
   }),
-  map: map(object("{ mode, nodes }", { mode: field(choice(...MODES), "what the kernel does"), nodes: field(nodes, "the NUMA nodes") }), ({ mode, nodes: given }, place) => {
-    if (mode !== undefined && given !== undefined) return { mode, nodes: given };
-    return place.reader.problems.length > 0 ? undefined : place.wrong("expected the keys mode and nodes");
-  }),
+  map: map(
+    object("{ mode, nodes }", {
+      mode: field(choice(...MODES), "what the kernel does"),
+      nodes: field(nodes, "the NUMA nodes"),
+    }),
+    ({ mode, nodes: given }, place) => {
+      if (mode !== undefined && given !== undefined) return { mode, nodes: given };
+      return place.sound ? place.wrong("expected the keys mode and nodes") : undefined;
+    },
+  ),
 });
 
 const rlimits = record(
   "limits such as { AS: 50Mi }",
   ({ key, at, value }) => {
-    if (!RLIMITS.includes(key)) return unknownKey(at, key, RLIMITS, key.startsWith("RLIMIT_") && RLIMITS.includes(key.slice(7)) ? `write it without RLIMIT_: ${key.slice(7)}` : undefined);
+    if (!RLIMITS.includes(key))
+      return unknownKey(
+        at,
+        key,
+        RLIMITS,
+        key.startsWith("RLIMIT_") && RLIMITS.includes(key.slice(7))
+          ? `write it without RLIMIT_: ${key.slice(7)}`
+          : undefined,
+      );
     const given = limit.read(value);
     return given === undefined ? undefined : { resource: key, value: given === "max" ? -1 : given };
   },
-  (defs) => ({ type: "object", properties: Object.fromEntries(RLIMITS.map((name) => [name, limit.json(defs)])), additionalProperties: false }),
+  (defs) => ({
+    type: "object",
+    properties: Object.fromEntries(RLIMITS.map((name) => [name, limit.json(defs)])),
+    additionalProperties: false,
+  }),
 );
 
 const processShape = named(
   "process",
   "A process, with one workload: stress, node or command.",
   object("a process such as { cgroup: nginx, stress: { anon: 256Mi } }", {
-    cgroup: field(reference("cgroup"), "the cgroup it starts in; without it only the machine limits it, so it runs in a VM"),
+    cgroup: field(
+      reference("cgroup"),
+      "the cgroup it starts in; without it only the machine limits it, so it runs in a VM",
+    ),
     stress: field(stress, "the native worker, which takes memory of every kind"),
     node: field(node, "a Node process"),
     command: field(command, "any program: a string for the shell, a list, or { run, env, cwd }"),
@@ -61,9 +104,11 @@ function workload(given: Read<typeof processShape>, at: Place): Workload | undef
   if (given.stress !== undefined) named.push({ kind: "stress", stress: given.stress });
   if (given.node !== undefined) named.push({ kind: "node", node: given.node });
   if (given.command !== undefined) named.push(given.command);
-  if (named.length > 1) return at.wrong(`expected one of stress, node and command; got ${named.map(({ kind }) => kind).join(" and ")}`);
+  if (named.length > 1)
+    return at.wrong(`expected one of stress, node and command; got ${named.map(({ kind }) => kind).join(" and ")}`);
   // A workload that was wrong has been told already.
-  if (named.length === 0 && !at.reader.problems.some(({ path }) => path.startsWith(`${at.path}.`))) at.wrong("expected a workload: one of stress, node and command", "such as stress: { anon: 256Mi }");
+  if (named.length === 0 && at.sound)
+    at.wrong("expected a workload: one of stress, node and command", "such as stress: { anon: 256Mi }");
   return named[0];
 }
 
@@ -72,8 +117,8 @@ export const processes: Shape<ProcessSpec[]> = map(
     "processes such as { nginx: { cgroup: nginx, stress: { anon: 256Mi } } }",
     ({ key, at, value }: Entry): ProcessSpec | undefined => {
       const problem = nameProblem(key) ?? (key.includes("/") ? "a name with / is a container of a Pod" : undefined);
-      if (problem !== undefined) return at.wrong(`expected the name of a process: ${problem}`);
       at.reader.names.process.add(key);
+      if (problem !== undefined) return at.wrong(`expected the name of a process: ${problem}`);
       const given = processShape.read(value);
       const work = given === undefined ? undefined : workload(given, at);
       if (given === undefined || work === undefined) return undefined;
@@ -90,7 +135,12 @@ export const processes: Shape<ProcessSpec[]> = map(
         ...at.position,
       };
     },
-    (defs) => ({ type: "object", minProperties: 1, propertyNames: { minLength: 1, pattern: "^[^/]+$" }, additionalProperties: processShape.json(defs) }),
+    (defs) => ({
+      type: "object",
+      minProperties: 1,
+      propertyNames: { minLength: 1, pattern: "^[^/]+$" },
+      additionalProperties: processShape.json(defs),
+    }),
   ),
   (all, place) => (place.entries().length === 0 ? place.wrong("expected at least one process") : all),
 );

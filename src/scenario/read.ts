@@ -38,11 +38,18 @@ export function readText(text: string, file: string): { scenarios: Scenario[]; p
   const source: Source = { file, text: text.startsWith("\ufeff") ? text.slice(1) : text, lines: new LineCounter() };
   let documents: Document[];
   try {
-    const parsed = parseAllDocuments(source.text, { lineCounter: source.lines, prettyErrors: false, uniqueKeys: false, logLevel: "silent" });
+    const parsed = parseAllDocuments(source.text, {
+      lineCounter: source.lines,
+      prettyErrors: false,
+      uniqueKeys: false,
+      logLevel: "silent",
+    });
     documents = "empty" in parsed ? [] : parsed;
   } catch (error) {
     // yaml composes by recursion: very deep nesting ends its stack.
-    return whole(`expected YAML; ${error instanceof RangeError ? "it is nested too deeply" : `got what cannot be read: ${String(error)}`}`);
+    return whole(
+      `expected YAML; ${error instanceof RangeError ? "it is nested too deeply" : `got what cannot be read: ${String(error)}`}`,
+    );
   }
   const problems: ScenarioError[] = [];
   const scenarios: Scenario[] = [];
@@ -62,7 +69,10 @@ export function readText(text: string, file: string): { scenarios: Scenario[]; p
     scenarios.push(scenario);
   }
   if (seen === 0 && problems.length === 0) return whole("expected a scenario; got an empty file");
-  return { scenarios, problems };
+  return {
+    scenarios,
+    problems: problems.toSorted((a, b) => (a.line ?? 0) - (b.line ?? 0) || (a.column ?? 0) - (b.column ?? 0)),
+  };
 }
 
 function isEmpty(document: Document, reader: Reader): boolean {
@@ -71,7 +81,14 @@ function isEmpty(document: Document, reader: Reader): boolean {
 
 function duplicateName({ file, text, lines }: Source, scenario: Scenario, first: number): ScenarioError {
   const line = Math.max(scenario.line, 1);
-  return new ScenarioError({ file, line, column: 1, path: "name", what: `the name ${JSON.stringify(scenario.name)} stands twice in this file; first in line ${first}`, code: codeLine(text, lines, line) });
+  return new ScenarioError({
+    file,
+    line,
+    column: 1,
+    path: "name",
+    what: `the name ${JSON.stringify(scenario.name)} stands twice in this file; first in line ${first}`,
+    code: codeLine(text, lines, line),
+  });
 }
 
 function readDocument(document: Document, reader: Reader, source: Source): Scenario | undefined {
@@ -81,7 +98,10 @@ function readDocument(document: Document, reader: Reader, source: Source): Scena
   if (isManifest(top)) return undefined;
   const given = scenarioShape.read(top);
   if (given === undefined) return undefined;
-  if (given.processes === undefined && !reader.problems.some(({ path }) => /^processes\b|^$/.test(path))) {
+  if (
+    given.processes === undefined &&
+    !reader.problems.some(({ path }) => path === "processes" || path.startsWith("processes."))
+  ) {
     top.wrong("expected the key processes: nothing presses", "such as processes: { hog: { stress: { anon: 64Mi } } }");
   }
   checkReferences(reader);
@@ -125,7 +145,10 @@ function checkReferences(reader: Reader): void {
     const names = reader.names[kind];
     if (names.has(name)) continue;
     const all = [...names];
-    const known = all.length === 0 ? `the scenario has no ${kind}${kind === "process" ? "es" : "s"}` : `known here: ${all.slice(0, 10).join(", ")}${all.length > 10 ? ", ..." : ""}`;
+    const known =
+      all.length === 0
+        ? `the scenario has no ${kind}${kind === "process" ? "es" : "s"}`
+        : `known here: ${all.slice(0, 10).join(", ")}${all.length > 10 ? ", ..." : ""}`;
     const hint = didYouMean(name, all);
     place.wrong(`no ${kind} is named ${JSON.stringify(name)}${hint === undefined ? `; ${known}` : ""}`, hint);
   }
@@ -143,18 +166,35 @@ function withParents(cgroups: readonly CgroupSpec[]): CgroupSpec[] {
   for (const cgroup of cgroups) {
     for (let end = cgroup.name.indexOf("/"); end > 0; end = cgroup.name.indexOf("/", end + 1)) {
       const name = cgroup.name.slice(0, end);
-      if (!ordered.has(name)) ordered.set(name, listed.get(name) ?? { name, files: [], line: cgroup.line, column: cgroup.column });
+      if (!ordered.has(name))
+        ordered.set(name, listed.get(name) ?? { name, files: [], line: cgroup.line, column: cgroup.column });
     }
     ordered.set(cgroup.name, cgroup);
   }
   return [...ordered.values()];
 }
 
-const NO_NEEDS: MachineNeeds = { memory: null, swap: null, cpus: null, numa: null, kernel: null, cgroup: null, sysctl: {}, thp: null, zswap: null, mountOptions: [], available: null };
+const NO_NEEDS: MachineNeeds = {
+  memory: null,
+  swap: null,
+  cpus: null,
+  numa: null,
+  kernel: null,
+  cgroup: null,
+  sysctl: {},
+  thp: null,
+  zswap: null,
+  mountOptions: [],
+  available: null,
+};
 
-function expectations(given: NonNullable<NonNullable<ReturnType<typeof scenarioShape.read>>["expect"]>, reader: Reader): Expectations {
+function expectations(
+  given: NonNullable<NonNullable<ReturnType<typeof scenarioShape.read>>["expect"]>,
+  reader: Reader,
+): Expectations {
   const where: [string, Position][] = [];
-  for (const [path, offset] of reader.places) if (path.startsWith("expect.")) where.push([path.slice("expect.".length), reader.position(offset)]);
+  for (const [path, offset] of reader.places)
+    if (path.startsWith("expect.")) where.push([path.slice("expect.".length), reader.position(offset)]);
   return {
     oom: given.oom ?? null,
     limit: given.limit ?? null,

@@ -30,11 +30,20 @@ export const scenarioShape: Shape<ScenarioKeys> = object(
   {
     name: field(text("a name", { check: nameProblem }), "what it is called", { default: "the file's name" }),
     description: field(text("text"), "what it shows"),
-    tags: field(list(text("a tag", { check: nameProblem }), "a list of tags"), "words to choose it by (--tag)", { example: "[swap]" }),
+    tags: field(list(text("a tag", { check: nameProblem }), "a list of tags"), "words to choose it by (--tag)", {
+      example: "[swap]",
+    }),
     machine: field(machine, "what it needs of the machine"),
-    cgroups: field(cgroups, "the cgroups, by path, each with its control files; v2's names are translated on v1, v1's own make it v1-only", { example: "{ nginx: { memory.max: 200Mi } }" }),
+    cgroups: field(
+      cgroups,
+      "the cgroups, by path, each with its control files; v2's names are translated on v1, v1's own make it v1-only",
+      { example: "{ nginx: { memory.max: 200Mi } }" },
+    ),
     processes: field(processes, "the processes, by name"),
-    steps: field(list(step, "a list of steps"), "what happens in which order; without steps all processes start at once"),
+    steps: field(
+      list(step, "a list of steps"),
+      "what happens in which order; without steps all processes start at once",
+    ),
     expect: field(expectShape, "what must be true after the run"),
     timeout: field(someTime, "when it is stopped", { default: "60s" }),
   },
@@ -51,6 +60,6 @@ export function scenarioJsonSchema(): JsonSchema {
     description: "Which memory limits exist, which processes press against them, and which OOM kill must follow.",
     ...schema,
     required: ["processes"],
-    $defs: Object.fromEntries([...defs].sort(([a], [b]) => (a < b ? -1 : 1))),
+    $defs: Object.fromEntries([...defs].toSorted(([a], [b]) => (a < b ? -1 : 1))),
   };
 }

@@ -21,7 +21,10 @@ export type Read<S> = S extends Shape<infer T> ? T : never;
 // ---------------------------------------------------------------- scalars
 
 /** Text: a number or a boolean must be quoted. */
-export function text(expected = "text", options: { check?: (text: string) => string | undefined; pattern?: string; examples?: string[] } = {}): Shape<string> {
+export function text(
+  expected = "text",
+  options: { check?: (text: string) => string | undefined; pattern?: string; examples?: string[] } = {},
+): Shape<string> {
   return {
     expected,
     read(place) {
@@ -47,7 +50,12 @@ export function rawText(expected: string, check?: (text: string) => string | und
   };
 }
 
-function checked(place: Place, value: string, expected: string, check?: (text: string) => string | undefined): string | undefined {
+function checked(
+  place: Place,
+  value: string,
+  expected: string,
+  check?: (text: string) => string | undefined,
+): string | undefined {
   const reason = check?.(value);
   return reason === undefined ? value : place.wrong(`expected ${expected}; got ${place.found}: ${reason}`);
 }
@@ -59,7 +67,17 @@ export function boolean(): Shape<boolean> {
     read(place) {
       const scalar = place.scalar();
       if (scalar?.kind === "boolean") return scalar.text.toLowerCase() === "true";
-      return place.expected(expected, scalar === undefined ? undefined : { yes: "did you mean true?", on: "did you mean true?", no: "did you mean false?", off: "did you mean false?" }[scalar.text.toLowerCase()]);
+      return place.expected(
+        expected,
+        scalar === undefined
+          ? undefined
+          : {
+              yes: "did you mean true?",
+              on: "did you mean true?",
+              no: "did you mean false?",
+              off: "did you mean false?",
+            }[scalar.text.toLowerCase()],
+      );
     },
     json: () => ({ type: "boolean" }),
   };
@@ -103,13 +121,17 @@ export function unit<T>(expected: string, parse: (text: string) => T, json: Json
     expected,
     read(place) {
       const scalar = place.scalar();
-      if (scalar === undefined || scalar.kind === "nothing" || scalar.kind === "boolean") return place.expected(expected);
+      if (scalar === undefined || scalar.kind === "nothing" || scalar.kind === "boolean")
+        return place.expected(expected);
       try {
         return parse(scalar.text);
       } catch (error) {
         if (!(error instanceof UnitError)) throw error;
         const reason = error.reason === undefined ? "" : `: ${error.reason}`;
-        return place.wrong(`expected ${expected}; got ${place.found}${reason}`, error.hint === undefined ? undefined : `did you mean ${error.hint}?`);
+        return place.wrong(
+          `expected ${expected}; got ${place.found}${reason}`,
+          error.hint === undefined ? undefined : `did you mean ${error.hint}?`,
+        );
       }
     },
     json: () => json,
@@ -138,7 +160,11 @@ export function list<T>(item: Shape<T>, expected: string, options: { min?: numbe
   return {
     expected,
     read(place) {
-      if (!place.isList) return place.expected(expected, place.scalar() !== undefined && !place.isNothing ? `write a list: [${place.found}]` : undefined);
+      if (!place.isList)
+        return place.expected(
+          expected,
+          place.scalar() !== undefined && !place.isNothing ? `write a list: [${place.found}]` : undefined,
+        );
       const items = place.items();
       if (items.length < min) return place.wrong(`expected ${expected}; got an empty list`);
       return items.flatMap((child) => {
@@ -201,7 +227,8 @@ export function object<F extends Fields>(
       const result: Record<string, unknown> = {};
       for (const { key, at, value } of place.entries()) {
         const found = known.get(key);
-        if (found === undefined) unknownKey(at, key, [...known.keys()], Object.hasOwn(unknown, key) ? unknown[key] : undefined);
+        if (found === undefined)
+          unknownKey(at, key, [...known.keys()], Object.hasOwn(unknown, key) ? unknown[key] : undefined);
         else {
           const read = found.shape.read(value);
           if (read !== undefined) result[key] = read;
@@ -219,7 +246,11 @@ export function object<F extends Fields>(
 
 export function fieldSchema(child: Field<unknown>, defs: Defs): JsonSchema {
   const examples = child.example === undefined ? {} : { examples: [child.example] };
-  return { ...child.shape.json(defs), description: child.default === undefined ? child.about : `${child.about} (default: ${child.default})`, ...examples };
+  return {
+    ...child.shape.json(defs),
+    description: child.default === undefined ? child.about : `${child.about} (default: ${child.default})`,
+    ...examples,
+  };
 }
 
 /** Notes a key that has no meaning here. */
@@ -245,14 +276,25 @@ export function named<S extends Shape<unknown>>(name: string, about: string, sha
 }
 
 /** One shape where a mapping stands, another for a list, another for a scalar. */
-export function byForm<M = never, L = never, S = never>(expected: string, forms: { map?: Shape<M>; list?: Shape<L>; scalar?: Shape<S> }): Shape<M | L | S> {
+export function byForm<M = never, L = never, S = never>(
+  expected: string,
+  forms: { map?: Shape<M>; list?: Shape<L>; scalar?: Shape<S> },
+): Shape<M | L | S> {
   return {
     expected,
     read(place) {
-      const shape: Shape<M | L | S> | undefined = place.isMap ? forms.map : place.isList ? forms.list : place.isNothing ? undefined : forms.scalar;
+      const shape: Shape<M | L | S> | undefined = place.isMap
+        ? forms.map
+        : place.isList
+          ? forms.list
+          : place.isNothing
+            ? undefined
+            : forms.scalar;
       return shape === undefined ? place.expected(expected) : shape.read(place);
     },
-    json: (defs) => ({ anyOf: [forms.scalar, forms.list, forms.map].flatMap((shape) => (shape === undefined ? [] : [shape.json(defs)])) }),
+    json: (defs) => ({
+      anyOf: [forms.scalar, forms.list, forms.map].flatMap((shape) => (shape === undefined ? [] : [shape.json(defs)])),
+    }),
   };
 }
 

@@ -63,7 +63,10 @@ export interface Mempolicy {
   nodes: number[];
 }
 
-export type Workload = { kind: "stress"; stress: StressWorkload } | { kind: "node"; node: NodeWorkload } | CommandWorkload;
+export type Workload =
+  | { kind: "stress"; stress: StressWorkload }
+  | { kind: "node"; node: NodeWorkload }
+  | CommandWorkload;
 
 export interface CommandWorkload {
   kind: "command";

@@ -25,19 +25,30 @@ const memoryKinds: Record<MemoryKind, string> = {
 const growth = {
   rate: field(rate, "how fast it takes its memory", { default: "as fast as it goes", example: "50Mi/s" }),
   delay: field(duration, "how long it waits before the first byte", { default: "0" }),
-  hold: field(hold, "how long it keeps its memory once all is touched", { default: "0: it ends with status 0", example: "forever" }),
+  hold: field(hold, "how long it keeps its memory once all is touched", {
+    default: "0: it ends with status 0",
+    example: "forever",
+  }),
 };
 
-const memoryFields = Object.fromEntries(Object.entries(memoryKinds).map(([kind, about]) => [kind, field(share, about)])) as Record<MemoryKind, Field<Size>>;
+const memoryFields = Object.fromEntries(
+  Object.entries(memoryKinds).map(([kind, about]) => [kind, field(share, about)]),
+) as Record<MemoryKind, Field<Size>>;
 
 const stressShape = named(
   "stress",
   "The native worker. The sizes of several kinds are taken one after another, in the order written.",
   object("a mapping such as { anon: 256Mi }", {
     ...memoryFields,
-    touch: field(choice("page", "every"), "what is written: the first byte of each page, or every byte", { default: "page" }),
+    touch: field(choice("page", "every"), "what is written: the first byte of each page, or every byte", {
+      default: "page",
+    }),
     stride: field(someSize, "the distance between two touched bytes", { default: "a page" }),
-    content: field(choice("zero", "pattern", "random"), "what is written: it decides how well zswap and zram compress it", { default: "zero" }),
+    content: field(
+      choice("zero", "pattern", "random"),
+      "what is written: it decides how well zswap and zram compress it",
+      { default: "zero" },
+    ),
     populate: field(boolean(), "whether the kernel fills the pages in one call (MAP_POPULATE)", { default: "false" }),
     hugePages: field(boolean(), "transparent huge pages on or off", { default: "as the system does" }),
     ...growth,
@@ -47,8 +58,12 @@ const stressShape = named(
     workers: field(integer(1, 10_000), "how many processes do this, each with the whole size", { default: "1" }),
     threads: field(integer(1, 10_000), "how many threads share the touching", { default: "1" }),
     shareVm: field(integer(0, 1000), "how many further processes share its memory (CLONE_VM)", { default: "0" }),
-    exitMainThread: field(boolean(), "whether the main thread ends first, so that a thread is the victim", { default: "false" }),
-    dir: field(text("a path"), "where its files are made, relative to the scenario's file", { default: "a temporary directory on a disk" }),
+    exitMainThread: field(boolean(), "whether the main thread ends first, so that a thread is the victim", {
+      default: "false",
+    }),
+    dir: field(text("a path"), "where its files are made, relative to the scenario's file", {
+      default: "a temporary directory on a disk",
+    }),
   }),
 );
 
@@ -57,8 +72,11 @@ export const stress: Shape<StressWorkload> = map(stressShape, (given, place) => 
     const taken = key in memoryKinds ? (given[key as MemoryKind] ?? undefined) : undefined;
     return taken === undefined ? [] : [{ kind: key as MemoryKind, size: taken }];
   });
-  if (memory.length === 0 && given.hold === undefined && place.reader.problems.length === 0) {
-    return place.wrong("expected a kind of memory and its size, such as anon: 256Mi", "a process that only waits: hold: forever");
+  if (memory.length === 0 && given.hold === undefined && place.sound) {
+    return place.wrong(
+      "expected a kind of memory and its size, such as anon: 256Mi",
+      "a process that only waits: hold: forever",
+    );
   }
   if (given.rate !== undefined && given.steps !== undefined) return place.wrong("rate and steps exclude each other");
   return {
@@ -82,7 +100,11 @@ export const stress: Shape<StressWorkload> = map(stressShape, (given, place) => 
   };
 });
 
-const nodeKinds = { addon: "memory taken by native code", buffers: "Buffers, outside V8's heap", heap: "objects on V8's heap" };
+const nodeKinds = {
+  addon: "memory taken by native code",
+  buffers: "Buffers, outside V8's heap",
+  heap: "objects on V8's heap",
+};
 const MIB = 1024 * 1024;
 
 export const node: Shape<NodeWorkload> = map(
@@ -97,7 +119,10 @@ export const node: Shape<NodeWorkload> = map(
       maxOldSpaceSize: field(
         map(size, (bytes, place) => {
           if (bytes >= MIB && bytes % MIB === 0) return bytes;
-          return place.wrong(`expected a size of whole Mi; got ${place.found}`, bytes > 0 && bytes < MIB ? `did you mean ${formatBytes(bytes)}Mi?` : undefined);
+          return place.wrong(
+            `expected a size of whole Mi; got ${place.found}`,
+            bytes > 0 && bytes < MIB ? `did you mean ${formatBytes(bytes)}Mi?` : undefined,
+          );
         }),
         "V8's --max-old-space-size",
         { default: "V8's own", example: "512Mi" },
@@ -109,19 +134,31 @@ export const node: Shape<NodeWorkload> = map(
       const taken = key === "addon" || key === "buffers" || key === "heap" ? given[key] : undefined;
       return taken === undefined ? [] : [{ kind: key as "addon" | "buffers" | "heap", size: taken }];
     });
-    if (memory.length === 0 && given.hold === undefined && place.reader.problems.length === 0) return place.wrong("expected a kind of memory and its size, such as buffers: 256Mi");
-    return { memory, rate: given.rate ?? null, delayMs: given.delay ?? 0, hold: given.hold ?? 0, maxOldSpaceSize: given.maxOldSpaceSize ?? null };
+    if (memory.length === 0 && given.hold === undefined && place.sound)
+      return place.wrong("expected a kind of memory and its size, such as buffers: 256Mi");
+    return {
+      memory,
+      rate: given.rate ?? null,
+      delayMs: given.delay ?? 0,
+      hold: given.hold ?? 0,
+      maxOldSpaceSize: given.maxOldSpaceSize ?? null,
+    };
   },
 );
 
-const noNul = (value: string): string | undefined => (value.includes("\0") ? "no program can be given a NUL byte" : undefined);
+const noNul = (value: string): string | undefined =>
+  value.includes("\0") ? "no program can be given a NUL byte" : undefined;
 const argument = rawText("an argument", noNul);
 const shellLine = map(
   text("a command", { check: (value) => (value.trim() === "" ? "the command is empty" : noNul(value)) }),
   (line): CommandWorkload => ({ kind: "command", command: [line], shell: true, env: {}, cwd: null }),
 );
-const argv = map(list(argument, "a program and its arguments", { min: 1 }), (command, place): CommandWorkload | undefined =>
-  command[0] === "" ? place.wrong("the program is empty") : { kind: "command", command, shell: false, env: {}, cwd: null },
+const argv = map(
+  list(argument, "a program and its arguments", { min: 1 }),
+  (command, place): CommandWorkload | undefined =>
+    command[0] === ""
+      ? place.wrong("the program is empty")
+      : { kind: "command", command, shell: false, env: {}, cwd: null },
 );
 const run = byForm("a command: a string for the shell, or a list", { scalar: shellLine, list: argv });
 
@@ -135,18 +172,23 @@ const env = record(
   () => ({ type: "object", additionalProperties: { type: ["string", "number", "boolean"] } }),
 );
 
-export const command: Shape<CommandWorkload> = byForm("a command: a string for the shell, a list, or { run, env, cwd }", {
-  scalar: shellLine,
-  list: argv,
-  map: map(
-    object("{ run, env, cwd }", {
-      run: field(run, "a string for /bin/sh -c, or a list: program and arguments"),
-      env: field(env, "variables beside oomlab's own environment"),
-      cwd: field(text("a path", { check: noNul }), "its working directory, relative to the scenario's file", { default: "the scenario's directory" }),
-    }),
-    (given, place): CommandWorkload | undefined => {
-      if (given.run === undefined) return place.reader.problems.length > 0 ? undefined : place.wrong("expected the key run");
-      return { ...given.run, env: Object.fromEntries(given.env ?? []), cwd: given.cwd ?? null };
-    },
-  ),
-});
+export const command: Shape<CommandWorkload> = byForm(
+  "a command: a string for the shell, a list, or { run, env, cwd }",
+  {
+    scalar: shellLine,
+    list: argv,
+    map: map(
+      object("{ run, env, cwd }", {
+        run: field(run, "a string for /bin/sh -c, or a list: program and arguments"),
+        env: field(env, "variables beside oomlab's own environment"),
+        cwd: field(text("a path", { check: noNul }), "its working directory, relative to the scenario's file", {
+          default: "the scenario's directory",
+        }),
+      }),
+      (given, place): CommandWorkload | undefined => {
+        if (given.run === undefined) return place.sound ? place.wrong("expected the key run") : undefined;
+        return { ...given.run, env: Object.fromEntries(given.env ?? []), cwd: given.cwd ?? null };
+      },
+    ),
+  },
+);
