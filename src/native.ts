@@ -54,7 +54,7 @@ export interface PollHandle {
   close(): void;
 }
 
-/** An error of a system call: `code` is the errno's name, `syscall` the call, `path` the file where there is one. */
+/** An error of a system call: `code` is the errno's name, `errno` negative as in Node's own, `syscall` the call, `path` the file where there is one. */
 export interface SystemCallError extends Error {
   code: string;
   errno: number;
@@ -82,7 +82,10 @@ export interface Addon {
    * A failure before or in exec is thrown as SystemCallError naming the step (`syscall`) and the path.
    */
   spawn(options: SpawnOptions): { pid: number; pidfd: number };
-  /** Calls back once, when the child has ended and been reaped (waitid); closes the pidfd. Keeps the event loop alive. */
+  /**
+   * Calls back once, when the child has ended and been reaped (waitid); closes the pidfd. Keeps the event loop alive.
+   * Every spawned child needs it, else it stays a zombie. `code` and `signal` are both null where somebody else reaped it.
+   */
   onExit(child: { pid: number; pidfd: number }, callback: (exit: ExitInfo) => void): void;
   /** Sends a signal through the pidfd: never hits a recycled pid. False when the child has already been reaped. */
   signal(child: { pid: number; pidfd: number }, signal: number): boolean;
@@ -96,7 +99,7 @@ export interface Addon {
   socketpair(): [number, number];
   /**
    * All records that a non-blocking /dev/kmsg descriptor has now, each as the kernel wrote it
-   * (`prio,seq,us,flags;text` with continuation lines). `lost`: the ring overran us (EPIPE) before the first record returned
+   * (`prio,seq,us,flags;text` with continuation lines), without the last newline. `lost`: the ring overran us (EPIPE) before the first record returned
    * after it; reading goes on behind the gap. At most `max` records a call.
    */
   readKmsg(fd: number, max: number): { records: string[]; lost: boolean };
@@ -110,8 +113,11 @@ export interface Addon {
   setParentDeathSignal(signal: number): void;
   /** prctl(PR_SET_CHILD_SUBREAPER). */
   setChildSubreaper(on: boolean): void;
-  /** Reaps whatever orphans were given to us as subreaper, except our own spawned children; returns what ended. */
-  reapOrphans(): ExitInfo[];
+  /**
+   * Reaps whatever orphans were given to us as subreaper, except our own spawned children; returns what ended.
+   * Children of node:child_process look like orphans: their pids go into `except`, or Node never hears of their end.
+   */
+  reapOrphans(except?: number[]): ExitInfo[];
   /** Effective capabilities as a bit mask in hex, e.g. from capget(2): "1fffeffffff". */
   capabilities(): string;
   /** Maps `size` bytes of anonymous private memory, to be touched with MemoryRegion.touch. */
@@ -121,7 +127,10 @@ export interface Addon {
 const root = new URL("../", import.meta.url);
 
 function find(name: string): string | undefined {
+  // For the tests of another build, the sanitizers' for one.
+  const other = process.env["OOMLAB_NATIVE"];
   const candidates = [
+    ...(other ? [new URL(`${other}/${name}`, root)] : []),
     new URL(`native/build/Release/${name}`, root),
     new URL(`prebuilds/linux-${process.arch}/${name}`, root),
   ];

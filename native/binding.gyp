@@ -1,0 +1,51 @@
+# node-gyp configure build -C native           -> build/Release/{oomlab.node,stress}
+# node-gyp configure build -C native --debug   -> build/Debug, both with ASan and UBSan; run the tests on it with
+#   OOMLAB_NATIVE=native/build/Debug LD_PRELOAD=$(g++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0
+{
+  'variables': {
+    # musl makes the worker a quarter of glibc's size; empty where it is not installed.
+    'musl_specs%': '<!(ls /usr/lib/$(uname -m)-linux-musl/musl-gcc.specs 2>/dev/null || true)',
+    'oomlab_version': '<!(node -p "require(\'../package.json\').version")',
+  },
+  'target_defaults': {
+    'cflags': ['-Wall', '-Wextra', '-Werror', '-Wunused-parameter'],
+    'cflags_cc!': ['-std=gnu++17'],
+    'cflags_cc': ['-std=c++17'],
+    'defines': ['_GNU_SOURCE', 'OOMLAB_VERSION="<(oomlab_version)"'],
+    'configurations': {
+      'Debug': {
+        'cflags!': ['-O0'],
+        'cflags': ['-O1', '-g', '-fsanitize=address,undefined', '-fno-sanitize-recover=all'],
+        'ldflags': ['-fsanitize=address,undefined'],
+      },
+    },
+  },
+  'targets': [
+    {
+      'target_name': 'oomlab',
+      'sources': ['addon.cc', 'base.cc', 'memory.cc', 'spawn.cc'],
+      'dependencies': ['<!(node -p "require(\'node-addon-api\').targets"):node_addon_api_except'],
+      'defines': ['NAPI_VERSION=9'],
+    },
+    {
+      'target_name': 'stress',
+      'type': 'executable',
+      'sources': ['base.cc', 'hogs.cc', 'memory.cc', 'options.cc', 'press.cc', 'stress.cc'],
+      'ldflags!': ['-rdynamic'],
+      'cflags_cc': ['-fno-exceptions', '-fno-rtti', '-fno-threadsafe-statics'],
+      'configurations': {
+        'Release': {
+          'cflags!': ['-O3', '-fno-omit-frame-pointer'],
+          'cflags': ['-O2', '-fno-pie', '-ffunction-sections', '-fno-asynchronous-unwind-tables'],
+          'ldflags': ['-static', '-no-pie', '-Wl,--gc-sections', '-s'],
+          'conditions': [
+            ['musl_specs!=""', {
+              'cflags': ['-specs=<(musl_specs)', '-nostdinc++'],
+              'ldflags': ['-specs=<(musl_specs)'],
+            }],
+          ],
+        },
+      },
+    },
+  ],
+}
