@@ -37,7 +37,7 @@ const QUANTITY = /^([+-]?)(\d+(?:\.\d*)?|\.\d+)(?:[eE]([+-]?\d{1,3})|([KMGTPE]i|
 
 /** Reads a Kubernetes quantity (`200Mi`, `1G`, `1e3`, `500m`, `1.5Gi`), sign included, without rounding. Throws UnitError. */
 export function parseQuantity(text: string): Exact {
-  const match = text.length <= 64 ? QUANTITY.exec(text) : null;
+  const match = text.length <= 256 ? QUANTITY.exec(text) : null;
   if (match === null) throw new UnitError(SIZE, text, { hint: nearSize(text) });
   const [, sign, digits = "", exponent, suffix = ""] = match;
   const [whole = "", fraction = ""] = digits.split(".");
