@@ -269,7 +269,8 @@ export function modeOf(start: string, complete: boolean): Mode | null {
   const end = rest.indexOf("\n");
   if (end === -1 && rest.length < 1024 && !complete) return null;
   const first = end === -1 ? rest.slice(0, 1024) : rest.slice(0, Math.min(end, 1024));
-  return /^_{0,2}[A-Z][A-Z0-9_]{1,63}=/.test(first) || / \[s=[0-9a-f]{1,32};i=/.test(first.slice(0, 200)) ? "export" : "text";
+  // A record's dictionary line (" SUBSYSTEM=pci") has a blank in front.
+  return ((match.index === 0 || start[match.index - 1] === "\n") && /^_{0,2}[A-Z][A-Z0-9_]{1,63}=/.test(first)) || / \[s=[0-9a-f]{1,32};i=/.test(first.slice(0, 200)) ? "export" : "text";
 }
 
 /** A streaming reader for any text format (detects per line): push chunks in any cut, get records. */

@@ -60,6 +60,8 @@ export function createOomScanner(options: OomScanOptions = {}): { push(record: K
   // The last kills: one victim that two sources print is one kill, and the reaper's line comes later.
   const seen = new Map<string, OomKill>();
   const reapable = new Map<number, OomKill>();
+  // Lines of a report whose head was cut off, for details.
+  let orphan: ReportText | null = null;
 
   function giveUp(report: Report, reason: string): void {
     open = open.filter((other) => other !== report);
@@ -86,8 +88,9 @@ export function createOomScanner(options: OomScanOptions = {}): { push(record: K
       sysrq: false,
       frameLine: null,
       limitWrite: false,
-      text: withDetails ? newReportText() : null,
+      text: withDetails ? (orphan ?? newReportText()) : null,
     };
+    orphan = null;
     open.push(report);
     return report;
   }
@@ -122,6 +125,7 @@ export function createOomScanner(options: OomScanOptions = {}): { push(record: K
 
   function onHeader(record: KmsgRecord, header: HeaderLine): void {
     sweep = null;
+    orphan = null;
     for (const report of candidates(record)) {
       // The same task, or a kernel that prints one report at a time (5.0+: it has an oom-kill: line), is done with the earlier one.
       if (report.selected !== null || (report.caller !== null && record.caller !== null)) giveUp(report, whyOpen(report));
@@ -206,6 +210,7 @@ export function createOomScanner(options: OomScanOptions = {}): { push(record: K
       return onMember(record, killed, sweep, key);
     }
     sweep = null;
+    orphan = null;
     const kill = toKill(record, killed, report, sysrqLine);
     sysrqLine = null;
     if (report !== null) {
@@ -265,7 +270,10 @@ export function createOomScanner(options: OomScanOptions = {}): { push(record: K
       }
       return;
     }
-    if (open.length === 0) return;
+    if (open.length === 0) {
+      if (withDetails && isReportLine(text)) addContext((orphan ??= newReportText()), text);
+      return;
+    }
     const report = candidates(record)[0];
     if (report === undefined) return;
     // A long oom-kill: line is printed in pieces, and another CPU may cut it in two: the rest is a record of its own.
@@ -410,6 +418,11 @@ function isFrame(text: string, name: string): boolean {
   const at = text.indexOf(name);
   const next = at === -1 ? "" : text[at + name.length];
   return at !== -1 && (next === "+" || next === ".") && !text.slice(0, at).includes("? ");
+}
+
+/** Lines that only a report has. */
+function isReportLine(text: string): boolean {
+  return /^(?:\[ {0,12}(?:\d{1,10}| pid|pid) {0,4}\]|(?:memory|memory\+swap|swap|kmem): usage|Memory cgroup stats|Mem-Info:|Node \d|\d{1,16} (?:total pagecache|pages )|(?:Free|Total) swap)/.test(text.slice(0, 64).trim());
 }
 
 // mm/memcontrol.c memory_max_write() (v2), mem_cgroup_resize_max()/_limit() (v1).

@@ -111,6 +111,8 @@ export interface OomScore {
   totalPages: number | null;
   /** Size of a page in bytes, where the report lets it be worked out. */
   pageSize: number | null;
+  /** What `computed` takes for granted that the report does not say; null where nothing. */
+  assumes: string | null;
 }
 
 /** What else the report says. Bytes and integers; null where not observed. */
