@@ -451,7 +451,7 @@ export function planScenario(scenario: Scenario, caps: Capabilities, options: Pl
     // What the kernel and everything else needs to stay alive while the scenario is at its peak.
     const reserve = Math.min(512 * 1048576, Math.floor(caps.memTotal / 10));
     if (demand + reserve > caps.memAvailable && !options.allowHostOom) {
-      skip = `it could take ${Number.isFinite(demand) ? formatBytes(mebibytes(demand)) : "any amount"} of memory, and ${formatBytes(mebibytes(caps.memAvailable))} are available on this machine`;
+      skip = `it could take ${Number.isFinite(demand) ? formatBytes(mebibytes(demand)) : "any amount"} of memory, and ${formatBytes(mebibytes(caps.memAvailable))} are available on this machine, which keeps ${formatBytes(mebibytes(reserve))} for itself`;
     }
   }
   return {

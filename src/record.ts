@@ -49,7 +49,8 @@ export type RunEventBody =
   | ({ type: "kmsg" } & Omit<KmsgRecord, "line">)
   | { type: "kmsg-lost"; afterSeq: number | null }
   | { type: "step"; index: number; do: string; status: "done" | "failed" | "timeout"; detail: string | null; ms: number }
-  | { type: "oom-event"; cgroup: string; file: string }
+  /** The OOM killer came for a cgroup: on v2 memory.events changed, on v1 `count` notifications by its eventfd. */
+  | { type: "oom-event"; cgroup: string; file: string; count: number }
   | { type: "timeout"; ms: number }
   | { type: "interrupted"; reason: string }
   | { type: "error"; code: string; message: string; hint: string | null }

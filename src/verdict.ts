@@ -309,17 +309,20 @@ class Judge {
     kill.evidence = [...kill.evidence, hit[0].line];
   }
 
-  /** Limited cgroups at and above one whose own limit was hit, by their counters. */
+  /** Limited cgroups at and above one whose own limit was hit, by counters and notifications. */
   #limitsHit(cgroup: string): { cgroup: string; line: number }[] {
-    const found: { cgroup: string; line: number }[] = [];
-    for (let name: string | null = cgroup; name !== null; name = name.includes("/") ? name.slice(0, name.lastIndexOf("/")) : null) {
-      const last = this.#final.get(name);
-      if (!last || last.counters["memory.max"] === "max") continue;
-      const grew = this.#growth(name, "memory.events.local.oom") ?? this.#growth(name, "memory.failcnt") ?? this.#growth(name, "memory.events.local.max");
-      const memsw = this.#growth(name, "memory.memsw.failcnt") ?? 0;
-      if ((grew ?? 0) + memsw > 0) found.push({ cgroup: name, line: last.line });
-    }
-    return found;
+    const chain: string[] = [];
+    for (let name: string | null = cgroup; name !== null && name !== ""; name = name.includes("/") ? name.slice(0, name.lastIndexOf("/")) : null) chain.push(name);
+    if (this.#plan.cgroupVersion === 2) return chain.flatMap((name) => ((this.#growth(name, "memory.events.local.oom") ?? 0) > 0 ? [{ cgroup: name, line: this.#final.get(name)?.line ?? 0 }] : []));
+    // v1 notifies the cgroup that hit its limit and all below it (mm/memcontrol-v1.c mem_cgroup_oom_notify): what the
+    // parent was not told of was the child's own.
+    const told = (name: string): EventOf<"oom-event">[] => eventsOf(this.#events, "oom-event").filter((event) => event.cgroup === name);
+    const count = (name: string): number => told(name).reduce((sum, event) => sum + event.count, 0);
+    return chain.flatMap((name, index) => {
+      const parent = chain[index + 1] ?? "";
+      const limited = this.#final.get(name)?.counters["memory.max"] !== "max";
+      return limited && count(name) > count(parent) ? told(name).slice(0, 1).map(({ line }) => ({ cgroup: name, line })) : [];
+    });
   }
 
   #growth(cgroup: string, key: string): number | null {

@@ -96,11 +96,19 @@ export function driverV1(memoryRoot: string, cpusetRoot: string | null): CgroupD
       // v2's memory.events counts descendants in; memory.events.local does not (mm/memcontrol.c memcg_memory_event).
       const own = counters;
       const below = [...names].filter((other) => name === "" ? other !== "" : other.startsWith(`${name}/`)).map(local);
-      for (const [event, source] of [["oom_kill", "memory.oom_control.oom_kill"], ["max", "memory.failcnt"]] as const) {
-        const mine = own[source];
-        if (typeof mine !== "number") continue;
-        counters[`memory.events.local.${event}`] = mine;
-        counters[`memory.events.${event}`] = below.reduce((sum, child) => sum + (typeof child[source] === "number" ? child[source] : 0), mine);
+      const sum = (key: string, of: Counters): number => (typeof of[key] === "number" ? of[key] : 0);
+      const total = (key: string): number => below.reduce((all, child) => all + sum(key, child), sum(key, own));
+      if (typeof own["memory.oom_control.oom_kill"] === "number") {
+        counters["memory.events.local.oom_kill"] = own["memory.oom_control.oom_kill"];
+        counters["memory.events.oom_kill"] = total("memory.oom_control.oom_kill");
+      }
+      // With memory and swap limited alike, memory.memsw.failcnt counts and memory.failcnt does not. Kernels from 6.13
+      // count neither (page_counter.c track_failcnt): a limit that was reached with a count of 0 says nothing.
+      const hits = sum("memory.failcnt", own) + sum("memory.memsw.failcnt", own);
+      const reached = typeof own["memory.peak"] === "number" && own["memory.peak"] === own["memory.max"];
+      if (hits > 0 || !reached) {
+        counters["memory.events.local.max"] = hits;
+        counters["memory.events.max"] = total("memory.failcnt") + total("memory.memsw.failcnt");
       }
       counters["cgroup.procs"] = this.procs(name).length;
       return counters;

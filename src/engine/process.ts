@@ -10,7 +10,8 @@ import type { PlannedProcess } from "../plan.ts";
 import type { WorkerReport } from "../record.ts";
 
 const signals = osConstants.signals as Record<string, number>;
-const signalNames = new Map(Object.entries(signals).map(([name, number]) => [number, name]));
+// Aliases (SIGIOT, SIGPOLL) come last in the table; the first name is the usual one.
+const signalNames = new Map(Object.entries(signals).reverse().map(([name, number]) => [number, name]));
 
 export const signalName = (number: number): string => signalNames.get(number) ?? `SIG${number}`;
 
@@ -59,15 +60,16 @@ function workloadPath(): string {
   return path;
 }
 
-function commandLine(plan: PlannedProcess, cwd: string): { file: string; args: string[]; env: Record<string, string | undefined> } {
+/** Commands get the run's unique name in OOMLAB_RUN, for files of their own. */
+function commandLine(plan: PlannedProcess, cwd: string, run: string): { file: string; args: string[]; env: Record<string, string | undefined> } {
   if (plan.program === "stress") return { file: stressPath(), args: ["stress", ...plan.argv, "--report-fd", "3", "--sync-fd", "4"], env: {} };
   if (plan.program === "node") return { file: process.execPath, args: ["node", workloadPath(), ...plan.argv], env: { ...process.env, ...plan.env } };
   const [name, ...args] = plan.argv;
-  return { file: findProgram(name ?? "", cwd), args: [name ?? "", ...args], env: { ...process.env, ...plan.env } };
+  return { file: findProgram(name ?? "", cwd), args: [name ?? "", ...args], env: { ...process.env, OOMLAB_RUN: run, ...plan.env } };
 }
 
 /** Starts a planned process in its cgroup. Throws SystemCallError where the kernel refuses, MachineError where a program is missing. */
-export function startProcess(addon: Addon, plan: PlannedProcess, placement: Placement, cwd: string, ownOomScoreAdj: number, handlers: ProcessHandlers): RunningProcess {
+export function startProcess(addon: Addon, plan: PlannedProcess, placement: Placement, where: { cwd: string; run: string }, ownOomScoreAdj: number, handlers: ProcessHandlers): RunningProcess {
   const open: number[] = [];
   const polls: PollHandle[] = [];
   const shut = (fd: number): void => {
@@ -90,12 +92,12 @@ export function startProcess(addon: Addon, plan: PlannedProcess, placement: Plac
       stdio.push(write, theirs);
       [reportRead, sync] = [read, ours];
     }
-    const { file, args, env } = commandLine(plan, plan.cwd ?? cwd);
+    const { file, args, env } = commandLine(plan, where.cwd, where.run);
     const child = addon.spawn({
       file,
       args,
       env: Object.entries(env).flatMap(([key, value]) => (value === undefined ? [] : [`${key}=${value}`])),
-      cwd: plan.cwd ?? cwd,
+      cwd: where.cwd,
       ...placement,
       // A child of a protected harness would be spared by the OOM killer too.
       ...(plan.oomScoreAdj !== null ? { oomScoreAdj: plan.oomScoreAdj } : ownOomScoreAdj < 0 ? { oomScoreAdj: 0 } : {}),

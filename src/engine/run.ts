@@ -71,8 +71,8 @@ class Run {
   #cpusetParent: string | null = null;
   #scope: DelegatedScope | null = null;
   #log: KernelLog | null = null;
-  /** The run's place in a wait: called whenever something happened that may end it. */
-  #changed: () => void = () => {};
+  /** Waits that look again whenever something has happened. */
+  readonly #waiting = new Set<() => void>();
   #sampler: NodeJS.Timeout | null = null;
   #killsBefore = 0;
   #killedLines = new Set<string>();
@@ -82,6 +82,7 @@ class Run {
     this.#caps = caps;
     this.#emit = emit;
     this.#signal = signal;
+    signal.addEventListener("abort", () => this.#changed(), { once: true });
     this.#directory = plan.file === "-" ? process.cwd() : dirname(resolve(plan.file));
     for (const spec of plan.processes) this.#processes.set(spec.name, { plan: spec, running: null, started: false, ended: false, touched: new Set(), bytes: new Map() });
   }
@@ -94,9 +95,9 @@ class Run {
     this.#emit({ type: "phase", phase: "start" });
     for (const { plan } of this.#processes.values()) if (plan.start === "auto") this.#start(plan.name);
     this.#sample(10);
-    const deadline = sleep(this.#plan.timeoutMs, "timeout" as const, { signal: this.#signal }).catch(() => "interrupted" as const);
-    const steps = this.#runSteps();
-    const ended = await Promise.race([deadline, steps.then(() => this.#whenDone())]);
+    const done = new AbortController();
+    const deadline = sleep(this.#plan.timeoutMs, "timeout" as const, { signal: AbortSignal.any([this.#signal, done.signal]) }).catch(() => "interrupted" as const);
+    const ended = await Promise.race([deadline, this.#runSteps().then(() => this.#whenDone())]).finally(() => done.abort());
     if (ended === "timeout") this.#emit({ type: "timeout", ms: this.#plan.timeoutMs });
     if (ended === "interrupted") this.#emit({ type: "interrupted", reason: String(this.#signal.reason ?? "interrupted") });
     this.#emit({ type: "phase", phase: "settle" });
@@ -184,23 +185,21 @@ class Run {
   /** Tells when the kernel's OOM killer comes for a cgroup: POLLPRI on memory.events, on v1 an eventfd. */
   #watchOom(name: string): void {
     const { version, oomEventFile } = this.#driver;
-    if (this.#parent === null || name === "") return;
+    if (this.#parent === null || (name === "" && version === 2)) return;
     const directory = join(this.#parent, this.#plan.top.name, name);
     try {
       const file = openSync(join(directory, oomEventFile), constants.O_RDONLY);
       this.#descriptors.push(file);
-      const told = (): void => this.#emit({ type: "oom-event", cgroup: name, file: oomEventFile });
+      const told = (count: number): void => this.#emit({ type: "oom-event", cgroup: name, file: oomEventFile, count });
       if (version === 2) {
-        this.#watches.push(this.#addon.poll(file, "priority", told));
+        this.#watches.push(this.#addon.poll(file, "priority", () => told(1)));
         return;
       }
       const event = this.#addon.eventfd();
       this.#descriptors.push(event);
       this.#driver.write(name, "cgroup.event_control", `${event} ${file}`);
       this.#watches.push(
-        this.#addon.poll(event, "readable", () => {
-          if (readEventfd(event) > 0n) told();
-        }),
+        this.#addon.poll(event, "readable", () => told(readEventfd(event))),
       );
     } catch (error) {
       // Notifications are extra evidence: a kernel without them still has counters and its log.
@@ -276,7 +275,7 @@ class Run {
     const cwd = plan.cwd === null ? this.#directory : resolve(this.#directory, plan.cwd);
     state.started = true;
     try {
-      state.running = startProcess(this.#addon, plan, this.#driver.placement(cgroup), cwd, this.#caps.oomScoreAdj, {
+      state.running = startProcess(this.#addon, plan, this.#driver.placement(cgroup), { cwd, run: this.#plan.top.name }, this.#caps.oomScoreAdj, {
         report: (report) => this.#report(state, report),
         output: (text) => this.#emit({ type: "output", process: name, text }),
         exit: ({ pid, code, signal, coreDumped, userUs, systemUs }) => {
@@ -321,21 +320,24 @@ class Run {
     return undefined;
   }
 
-  /** Waits until something is true, looked at after each event; false at the deadline or when the run is interrupted. */
-  async #until(holds: () => boolean, timeoutMs = Number.POSITIVE_INFINITY): Promise<boolean> {
+  #changed(): void {
+    for (const wake of this.#waiting) wake();
+  }
+
+  /** Waits until something is true, looked at after each event; false at the deadline or, unless told to go on, when the run is interrupted. */
+  async #until(holds: () => boolean, timeoutMs = Number.POSITIVE_INFINITY, goOnWhenInterrupted = false): Promise<boolean> {
     const deadline = performance.now() + timeoutMs;
     while (!holds()) {
-      if (this.#signal.aborted || performance.now() >= deadline) return false;
-      await new Promise<void>((wake) => {
-        const timer = Number.isFinite(timeoutMs) ? setTimeout(wake, Math.max(1, deadline - performance.now())) : null;
-        const before = this.#changed;
-        this.#changed = () => {
-          this.#changed = before;
-          if (timer) clearTimeout(timer);
-          wake();
-          before();
+      if ((this.#signal.aborted && !goOnWhenInterrupted) || performance.now() >= deadline) return false;
+      await new Promise<void>((resolve) => {
+        const wake = (): void => {
+          clearTimeout(timer);
+          this.#waiting.delete(wake);
+          resolve();
         };
-        this.#signal.addEventListener("abort", () => this.#changed(), { once: true });
+        // Looks again now and then whatever happens: a process may have been ended from outside.
+        const timer = setTimeout(wake, Math.min(100, Math.max(1, deadline - performance.now())));
+        this.#waiting.add(wake);
       });
     }
     return true;
@@ -347,6 +349,7 @@ class Run {
     for (const [index, step] of this.#plan.steps.entries()) {
       const began = performance.now();
       const detail = await this.#step(step);
+      this.#snapshot("step");
       const ms = Math.round(performance.now() - began);
       this.#emit({ type: "step", index, do: step.do, status: detail === null ? "done" : "failed", detail, ms });
       if (detail !== null || this.#signal.aborted) return;
@@ -406,7 +409,6 @@ class Run {
       const problem = await this.#control(step.cgroup, file, value, step.errno);
       if (problem !== null) return problem;
     }
-    this.#snapshot("step", step.cgroup);
     return null;
   }
 
@@ -489,29 +491,14 @@ class Run {
     const left = (): ProcessState[] => [...this.#processes.values()].filter(({ running, ended }) => running !== null && !ended);
     if (why === "cleanup") {
       for (const { running, plan } of left()) if (plan.waits) running?.release();
-      await this.#settled(() => left().every(({ plan }) => !plan.waits), releaseMs);
+      await this.#until(() => left().every(({ plan }) => !plan.waits), releaseMs, true);
     }
     for (const { running, plan } of left()) {
       if (!running) continue;
       this.#emit({ type: "kill", process: plan.name, cgroup: plan.cgroup, pid: running.pid, signal: "SIGKILL", why });
       running.signal(9);
     }
-    await this.#settled(() => left().length === 0, removeMs);
-  }
-
-  /** As #until, but also after an interrupt. */
-  async #settled(holds: () => boolean, timeoutMs: number): Promise<void> {
-    const deadline = performance.now() + timeoutMs;
-    while (!holds() && performance.now() < deadline) {
-      await new Promise<void>((wake) => {
-        const timer = setTimeout(wake, 20);
-        this.#changed = () => {
-          clearTimeout(timer);
-          wake();
-        };
-      });
-    }
-    this.#changed = () => {};
+    await this.#until(() => left().length === 0, removeMs, true);
   }
 
   // remove ---------------------------------------------------------------------------------------------------------
@@ -566,10 +553,10 @@ class Run {
 }
 
 /** eventfd(2): the count since the last read. */
-function readEventfd(fd: number): bigint {
+function readEventfd(fd: number): number {
   const count = Buffer.alloc(8);
   readSync(fd, count, 0, 8, null);
-  return count.readBigUInt64LE();
+  return Number(count.readBigUInt64LE());
 }
 
 /** Where processes without a limit live on v2: the run's own cgroup passes controllers on, so it holds none itself. */
