@@ -184,7 +184,7 @@ function packagesAreInstalled() {
 const nativeStamp = "native/build/.stamp";
 const nativeKey = () =>
   hash(
-    filesBelow("native", (path) => path === "native/build"),
+    filesBelow("native", (path) => path === "native/build" || path === "native/node_modules"),
     process.arch,
     process.versions.modules,
     // The worker is static musl where it can be.
