@@ -36,7 +36,7 @@
       'configurations': {
         'Release': {
           'cflags!': ['-O3', '-fno-omit-frame-pointer'],
-          'cflags': ['-O2', '-fno-pie', '-ffunction-sections', '-fno-asynchronous-unwind-tables'],
+          'cflags': ['-Os', '-fno-pie', '-ffunction-sections', '-fno-asynchronous-unwind-tables'],
           'ldflags': ['-static', '-no-pie', '-Wl,--gc-sections', '-s'],
           'conditions': [
             ['musl_specs!=""', {

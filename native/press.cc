@@ -115,38 +115,41 @@ uint64_t ReadAllSwap() {
 
 // What one thread presses, and how far it has come.
 struct Slice {
-  Region* region;
-  uint64_t from, to;
-  uint64_t rate, step, interval;
-  uint64_t start;
-  uint64_t touched;
+  Region* region = nullptr;
+  uint64_t from = 0;
+  uint64_t to = 0;
+  uint64_t rate = 0;
+  uint64_t step = 0;
+  uint64_t interval = 0;
+  uint64_t start = 0;
+  uint64_t touched = 0;
   Failure failure;
-  bool slow;
-  pthread_t thread;
-  // Only the first slice's thread reports.
-  struct Presser* presser;
+  bool slow = false;
+  bool reports = false;
+  pthread_t thread = {};
 };
 
-struct Presser {
-  const Options* options;
-  Region regions[sizeof Options::parts / sizeof *Options::parts];
-  Slice slices[1024];
+constexpr uint32_t kMostThreads = 1024;
+
+// Zeros until they are used, so that what is not used costs no memory.
+Slice slices[kMostThreads];
+pid_t sharers[kMostThreads];
+Region regions[sizeof Options::parts / sizeof *Options::parts];
+
+struct {
+  const Options* options = nullptr;
   uint32_t slice_count = 0;
   uint32_t current = 0;
   uint64_t touched_before = 0;
   uint64_t last_progress = 0;
   bool slow = false;
-  pid_t sharers[1024];
   uint32_t sharer_count = 0;
-};
-
-// Pages of it that are not used are never touched, so its size costs nothing.
-Presser presser;
+} presser;
 
 uint64_t TouchedSoFar() {
   uint64_t touched = presser.touched_before;
   for (uint32_t i = 0; i < presser.slice_count; ++i) {
-    touched += __atomic_load_n(&presser.slices[i].touched, __ATOMIC_RELAXED);
+    touched += __atomic_load_n(&slices[i].touched, __ATOMIC_RELAXED);
   }
   return touched;
 }
@@ -163,7 +166,7 @@ void ReportProgress(bool always) {
   if (report_fd < 0 || (!always && now - presser.last_progress < kProgressInterval)) return;
   presser.last_progress = now;
   Event("progress")
-      .Add("kind", KindName(presser.regions[presser.current].kind))
+      .Add("kind", KindName(regions[presser.current].kind))
       .Add("touched", TouchedSoFar())
       .Add("rss", ReadRss())
       .Send(!always);
@@ -176,7 +179,7 @@ void PressTo(Slice* slice, uint64_t* at, uint64_t end) {
     slice->failure = Press(slice->region, *at, next, &touched);
     __atomic_store_n(&slice->touched, slice->touched + touched, __ATOMIC_RELAXED);
     *at = next;
-    if (slice->presser) ReportProgress(false);
+    if (slice->reports) ReportProgress(false);
   }
 }
 
@@ -236,8 +239,8 @@ Failure PressRegion(Region* region) {
   const uint64_t start = Now();
   const uint64_t share = pages / count * kPage;
   for (uint32_t i = 0; i < count; ++i) {
-    Slice* slice = &presser.slices[i];
-    memset(static_cast<void*>(slice), 0, sizeof *slice);
+    Slice* slice = &slices[i];
+    *slice = Slice();
     slice->region = region;
     slice->from = i * share;
     slice->to = i + 1 == count ? region->size : (i + 1) * share;
@@ -245,7 +248,7 @@ Failure PressRegion(Region* region) {
     slice->step = Share(options.step, count);
     slice->interval = options.step_interval;
     slice->start = start;
-    slice->presser = i == 0 ? &presser : nullptr;
+    slice->reports = i == 0;
   }
   presser.slice_count = count;
   pthread_attr_t attributes;
@@ -254,7 +257,7 @@ Failure PressRegion(Region* region) {
   Failure failure;
   uint32_t started = 1;
   for (; started < count && !failure; ++started) {
-    Slice* slice = &presser.slices[started];
+    Slice* slice = &slices[started];
     const int error = pthread_create(&slice->thread, &attributes, PressSlice, slice);
     if (error) {
       failure = {"clone", error};
@@ -262,9 +265,9 @@ Failure PressRegion(Region* region) {
     }
   }
   pthread_attr_destroy(&attributes);
-  if (!failure) PressSlice(&presser.slices[0]);
+  if (!failure) PressSlice(&slices[0]);
   for (uint32_t i = 0; i < started; ++i) {
-    Slice* slice = &presser.slices[i];
+    Slice* slice = &slices[i];
     if (i > 0) pthread_join(slice->thread, nullptr);
     if (slice->failure && !failure) failure = slice->failure;
     presser.slow |= slice->slow;
@@ -292,7 +295,7 @@ Failure PressRegion(Region* region) {
 
 // Memory that was promised and is not there: a full tmpfs, or hugetlb pages that others took.
 void OnBusError(int) {
-  const Region& region = presser.regions[presser.current];
+  const Region& region = regions[presser.current];
   Fail({"touch", region.kind == Kind::kHugetlb ? ENOMEM : ENOSPC}, KindName(region.kind),
        region.size);
 }
@@ -302,7 +305,7 @@ void Verify() {
   uint64_t claimed = 0, hugetlb = 0;
   const Options& options = *presser.options;
   for (int i = 0; i < options.part_count; ++i) {
-    const Region& region = presser.regions[i];
+    const Region& region = regions[i];
     const bool strided = region.touch.stride > kPage && !region.touch.every;
     const uint64_t pages =
         strided ? (region.size - 1) / region.touch.stride + 1 : (region.size + kPage - 1) / kPage;
@@ -371,7 +374,7 @@ void Hold() {
     }
     if (next == end) return;
     for (int i = 0; i < options.part_count; ++i) {
-      Region* region = &presser.regions[i];
+      Region* region = &regions[i];
       if (const Failure failure = Retouch(region, region->size)) {
         Fail(failure, KindName(region->kind), region->size);
       }
@@ -398,13 +401,13 @@ void StartSharers() {
     const pid_t pid = clone(Sharer, stacks + (i + 1) * kStack, CLONE_VM | SIGCHLD,
                             reinterpret_cast<void*>(static_cast<intptr_t>(getpid())));
     if (pid < 0) Fail({"clone", errno}, nullptr, 0);
-    presser.sharers[presser.sharer_count++] = pid;
+    sharers[presser.sharer_count++] = pid;
   }
 }
 
 void EndSharers() {
-  for (uint32_t i = 0; i < presser.sharer_count; ++i) kill(presser.sharers[i], SIGKILL);
-  for (uint32_t i = 0; i < presser.sharer_count; ++i) waitpid(presser.sharers[i], nullptr, 0);
+  for (uint32_t i = 0; i < presser.sharer_count; ++i) kill(sharers[i], SIGKILL);
+  for (uint32_t i = 0; i < presser.sharer_count; ++i) waitpid(sharers[i], nullptr, 0);
 }
 
 uint64_t TotalBytes() {
@@ -418,7 +421,7 @@ void PressRound() {
   presser.touched_before = 0;
   presser.slice_count = 0;
   for (int i = 0; i < options.part_count; ++i) {
-    Region* region = &presser.regions[i];
+    Region* region = &regions[i];
     *region = Region();
     region->kind = options.parts[i].kind;
     region->size = options.parts[i].size;
@@ -445,7 +448,7 @@ int PressAll() {
   StartSharers();
   for (uint32_t round = 0; round < options.repeat; ++round) {
     if (round > 0) {
-      for (int i = 0; i < options.part_count; ++i) Close(&presser.regions[i]);
+      for (int i = 0; i < options.part_count; ++i) Close(&regions[i]);
     }
     PressRound();
     ReportState("touched", false);
