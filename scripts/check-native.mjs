@@ -30,28 +30,12 @@ function run(file, args, env = {}) {
 function warnings() {
   const prefix = process.env["npm_config_nodedir"] ?? dirname(dirname(realpathSync(process.execPath)));
   const flags = [
-    ...[
-      "-std=c++17",
-      "-O2",
-      "-D_GNU_SOURCE",
-      "-DNAPI_VERSION=9",
-      '-DOOMLAB_VERSION="check"',
-      "-DNODE_ADDON_API_CPP_EXCEPTIONS",
-    ],
-    ...[
-      "-Wall",
-      "-Wextra",
-      "-Wformat=2",
-      "-Wformat-signedness",
-      "-Wduplicated-cond",
-      "-Wlogical-op",
-      "-Wnull-dereference",
-      "-Wundef",
-      "-Wcast-qual",
-      "-Wvla",
-    ],
-    ...["-Werror", "-isystem", join(prefix, "include/node"), "-isystem", join(root, "node_modules/node-addon-api")],
-  ];
+    "-std=c++17 -O2 -D_GNU_SOURCE -DNAPI_VERSION=9 -DNODE_ADDON_API_CPP_EXCEPTIONS".split(" "),
+    "-Wall -Wextra -Wformat=2 -Wformat-signedness -Wduplicated-cond -Wlogical-op".split(" "),
+    "-Wnull-dereference -Wundef -Wcast-qual -Wvla -Werror".split(" "),
+    ['-DOOMLAB_VERSION="check"'],
+    ["-isystem", join(prefix, "include/node"), "-isystem", join(root, "node_modules/node-addon-api")],
+  ].flat();
   for (const file of readdirSync(native).filter((name) => name.endsWith(".cc"))) {
     run(compiler, [...flags, "-c", "-o", "/dev/null", join(native, file)]);
   }
