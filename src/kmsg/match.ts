@@ -12,7 +12,7 @@ export type OomLine =
   | { type: "exiting"; prefix: OomPrefix | null; pid: number }
   | { type: "suppressed"; count: number }
   | { type: "none" }
-  | { type: "panic" }
+  | { type: "panic"; follows: boolean }
   | { type: "sysrq" };
 
 export type OomPrefix = "memcg" | "global";
@@ -318,7 +318,9 @@ function matchMessage(text: string): OomLine | null {
 }
 
 function matchPanic(text: string): OomLine | null {
-  return /^(?:Out of memory: (?:compulsory|system-wide) panic_on_oom is enabled|Out of memory and no killable processes|System is deadlocked on memory|out of memory\. panic_on_oom is selected)/.test(text.slice(0, 80)) ? { type: "panic" } : null;
+  if (/^(?:Out of memory: (?:compulsory|system-wide) panic_on_oom is enabled|Out of memory and no killable processes)/.test(text.slice(0, 80))) return { type: "panic", follows: false };
+  // Only after a report without a victim; the words alone could be anybody's.
+  return text.startsWith("System is deadlocked on memory") ? { type: "panic", follows: true } : null;
 }
 
 /** `N (comm) score S or sacrifice child` from `at`. */

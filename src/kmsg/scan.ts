@@ -54,7 +54,9 @@ export function createOomScanner(options: OomScanOptions = {}): { push(record: K
   let sweep: Sweep | null = null;
   let sysrqLine: KmsgRecord | null = null;
   let lastSeq: number | null = null;
+  let lastSeqLine = 0;
   let prefixed = false;
+  let lastNone = Number.NEGATIVE_INFINITY;
   let lastKill: { kill: OomKill; prefix: OomPrefix | null; caller: string | null } | null = null;
   const scan: OomScan = { kills: [], incomplete: [], suppressed: 0, noVictim: [], panics: [] };
   // The last kills: one victim that two sources print is one kill, and the reaper's line comes later.
@@ -113,7 +115,7 @@ export function createOomScanner(options: OomScanOptions = {}): { push(record: K
 
   /** Drops reports that this record shows to be over. */
   function expire(record: KmsgRecord): void {
-    const gap = record.seq !== null && lastSeq !== null && record.seq !== lastSeq + 1 ? record.seq - lastSeq - 1 : 0;
+    const gap = gapBefore(record);
     for (const report of open) {
       const age = record.timeUs !== null && report.timeUs !== null ? record.timeUs - report.timeUs : null;
       if (gap > 0 && report.selected?.whole !== true && report.chosen === null) giveUp(report, `${gap} records of the log were lost before this report's kill`);
@@ -299,6 +301,7 @@ export function createOomScanner(options: OomScanOptions = {}): { push(record: K
       if (record.seq !== null) {
         expireOnGap(record);
         lastSeq = record.seq;
+        lastSeqLine = record.line;
       }
       return [];
     }
@@ -337,12 +340,14 @@ export function createOomScanner(options: OomScanOptions = {}): { push(record: K
           scan.suppressed += line.count;
           break;
         case "none": {
+          lastNone = record.line;
           const report = candidates(record).find((other) => other.selected === null && other.chosen === null);
           if (report !== undefined) close(report);
           if (scan.noVictim.length < MAX_LISTED) scan.noVictim.push({ line: report?.line ?? record.line, lines: [...(report?.lines ?? []), record.line] });
           break;
         }
         case "panic": {
+          if (line.follows && record.line - lastNone > 3) break;
           const report = candidates(record)[0];
           if (report !== undefined) close(report);
           if (scan.panics.length < MAX_LISTED) scan.panics.push({ line: record.line, text: ` ${record.text}`.slice(1) });
@@ -354,8 +359,18 @@ export function createOomScanner(options: OomScanOptions = {}): { push(record: K
       }
       if (record.bare !== true) prefixed = true;
     }
-    if (record.seq !== null) lastSeq = record.seq;
+    if (record.seq !== null) {
+      lastSeq = record.seq;
+      lastSeqLine = record.line;
+    }
     return kills;
+  }
+
+  /** Records lost before this one; below 0 where the log starts over. Lines that were passed over unread count as records. */
+  function gapBefore(record: KmsgRecord): number {
+    if (record.seq === null || lastSeq === null) return 0;
+    if (record.seq <= lastSeq) return -1;
+    return Math.max(0, record.seq - lastSeq - Math.max(1, record.line - lastSeqLine));
   }
 
   function expireOnGap(record: KmsgRecord): void {

@@ -1,0 +1,216 @@
+// Finds the places in a log where a record of the OOM killer may be, at memory speed, and counts the lines passed.
+// A WebAssembly module of a few dozen SIMD instructions, put together here from its instructions; plain JavaScript where there is none.
+
+/** A buffer to be filled with log text, and the search in it. */
+export interface Finder {
+  /** The buffer; at least MARGIN bytes at its end must stay unused. */
+  bytes: Uint8Array;
+  /**
+   * The next place in [from, to) where "kill", "Kill", "OOM" or "Out " begins, or -1. Adds the newlines before that
+   * place (before `to`, when there is none) to `lines()`.
+   */
+  find(from: number, to: number): number;
+  lines(): number;
+}
+
+/** The search reads up to this many bytes past the end of the text. */
+export const MARGIN = 32;
+
+const PAGE = 65_536;
+
+interface Exports {
+  memory: { buffer: ArrayBuffer };
+  find(from: number, to: number): number;
+  lines: { value: number };
+}
+
+interface Wasm {
+  Module: new (bytes: Uint8Array) => object;
+  Instance: new (module: object) => { exports: unknown };
+}
+
+let compiled: object | null | undefined;
+
+/** Makes a finder with a buffer of `size` bytes. */
+export function createFinder(size: number, plain = false): Finder {
+  const pages = Math.ceil((size + MARGIN) / PAGE);
+  const wasm = (globalThis as { WebAssembly?: Wasm }).WebAssembly;
+  if (!plain && wasm !== undefined) {
+    try {
+      if (compiled === undefined) compiled = new wasm.Module(assemble(pages));
+      if (compiled !== null) {
+        const exports = new wasm.Instance(compiled).exports as Exports;
+        const bytes = new Uint8Array(exports.memory.buffer);
+        if (bytes.length >= size + MARGIN) return { bytes, find: exports.find, lines: () => exports.lines.value };
+      }
+    } catch {
+      // No SIMD, or a page's policy forbids compiling.
+      compiled = null;
+    }
+  }
+  return createPlainFinder(new Uint8Array(pages * PAGE));
+}
+
+function createPlainFinder(bytes: Uint8Array): Finder {
+  let lines = 0;
+  return {
+    bytes,
+    find(from, to) {
+      let count = 0;
+      for (let at = from; at < to; at++) {
+        const code = bytes[at]!;
+        if (code === 10) count++;
+        else if (code === 107 || code === 75) {
+          if (bytes[at + 3] === 108 && bytes[at + 1] === 105 && bytes[at + 2] === 108) {
+            lines += count;
+            return at;
+          }
+        } else if (code === 79) {
+          const next = bytes[at + 1];
+          if ((next === 79 && bytes[at + 2] === 77) || (next === 117 && bytes[at + 2] === 116 && bytes[at + 3] === 32)) {
+            lines += count;
+            return at;
+          }
+        }
+      }
+      lines += count;
+      return -1;
+    },
+    lines: () => lines,
+  };
+}
+
+// The instructions used (WebAssembly core specification, 5.4 and the SIMD extension).
+const op = {
+  block: [0x02, 0x40],
+  loop: [0x03, 0x40],
+  if: [0x04, 0x40],
+  else: [0x05],
+  end: [0x0b],
+  br: (depth: number): number[] => [0x0c, depth],
+  brIf: (depth: number): number[] => [0x0d, depth],
+  return: [0x0f],
+  get: (local: number): number[] => [0x20, local],
+  set: (local: number): number[] => [0x21, local],
+  tee: (local: number): number[] => [0x22, local],
+  globalGet: [0x23, 0],
+  globalSet: [0x24, 0],
+  load32: [0x28, 0, 0],
+  const: (value: number): number[] => [0x41, ...signed(value)],
+  eqz: [0x45],
+  eq: [0x46],
+  ltU: [0x49],
+  geU: [0x4f],
+  ctz: [0x68],
+  popcnt: [0x69],
+  add: [0x6a],
+  sub: [0x6b],
+  and: [0x71],
+  or: [0x72],
+  shl: [0x74],
+  loadV: (offset: number): number[] => [0xfd, 0x00, 0, offset],
+  /** Sixteen times the same byte. */
+  constV: (byte: number): number[] => [0xfd, 0x0c, ...Array.from({ length: 16 }, () => byte)],
+  eqV: [0xfd, 0x23],
+  andV: [0xfd, 0x4e],
+  orV: [0xfd, 0x50],
+  bitmask: [0xfd, 0x64],
+};
+
+// Locals of find(): at, to (parameters), mask of candidates, mask of newlines, the candidate, the bytes.
+const AT = 0;
+const TO = 1;
+const MASK = 2;
+const NEWLINES = 3;
+const HIT = 4;
+const BYTES = 5;
+
+function assemble(pages: number): Uint8Array {
+  const addLines = [...op.globalGet, ...op.get(NEWLINES), ...op.popcnt, ...op.add, ...op.globalSet];
+  const code = [
+    ...op.loop,
+    // if (at >= to) return -1
+    ...op.get(AT), ...op.get(TO), ...op.geU, ...op.if, ...op.const(-1), ...op.return, ...op.end,
+    ...op.get(AT), ...op.loadV(0), ...op.tee(BYTES),
+    // k or K with an l three bytes on ...
+    ...op.constV(0x20), ...op.orV, ...op.constV(0x6b), ...op.eqV, ...op.get(AT), ...op.loadV(3), ...op.constV(0x6c), ...op.eqV, ...op.andV,
+    // ... or O with M or t two bytes on
+    ...op.get(BYTES), ...op.constV(0x4f), ...op.eqV,
+    ...op.get(AT), ...op.loadV(2), ...op.constV(0x4d), ...op.eqV, ...op.get(AT), ...op.loadV(2), ...op.constV(0x74), ...op.eqV, ...op.orV,
+    ...op.andV, ...op.orV, ...op.bitmask, ...op.set(MASK),
+    ...op.get(BYTES), ...op.constV(0x0a), ...op.eqV, ...op.bitmask, ...op.set(NEWLINES),
+    // The last block: forget what lies past the end.
+    ...op.get(TO), ...op.get(AT), ...op.sub, ...op.const(16), ...op.ltU, ...op.if,
+    ...op.const(1), ...op.get(TO), ...op.get(AT), ...op.sub, ...op.shl, ...op.const(1), ...op.sub, ...op.tee(HIT),
+    ...op.get(MASK), ...op.and, ...op.set(MASK),
+    ...op.get(NEWLINES), ...op.get(HIT), ...op.and, ...op.set(NEWLINES),
+    ...op.end,
+    ...op.block, ...op.loop,
+    // while (mask != 0)
+    ...op.get(MASK), ...op.eqz, ...op.brIf(1),
+    ...op.get(AT), ...op.get(MASK), ...op.ctz, ...op.add, ...op.tee(HIT), ...op.load32, ...op.tee(6),
+    ...op.const(0x20), ...op.or, ...op.const(0x6c6c696b), ...op.eq,
+    ...op.get(6), ...op.const(0xffffff), ...op.and, ...op.const(0x4d4f4f), ...op.eq, ...op.or,
+    ...op.get(6), ...op.const(0x2074754f), ...op.eq, ...op.or,
+    ...op.if,
+    // Only the newlines before the hit are passed.
+    ...op.get(NEWLINES), ...op.const(1), ...op.get(MASK), ...op.ctz, ...op.shl, ...op.const(1), ...op.sub, ...op.and, ...op.set(NEWLINES),
+    ...addLines, ...op.get(HIT), ...op.return,
+    ...op.end,
+    ...op.get(MASK), ...op.get(MASK), ...op.const(1), ...op.sub, ...op.and, ...op.set(MASK),
+    ...op.br(0),
+    ...op.end, ...op.end,
+    ...addLines,
+    ...op.get(AT), ...op.const(16), ...op.add, ...op.set(AT),
+    ...op.br(0),
+    ...op.end,
+    ...op.const(-1),
+    ...op.end,
+  ];
+  // Local declarations: MASK, NEWLINES, HIT: i32; BYTES: v128; the four bytes at a candidate: i32.
+  const body = [3, 3, 0x7f, 1, 0x7b, 1, 0x7f, ...code];
+  return Uint8Array.from([
+    0x00, 0x61, 0x73, 0x6d, 1, 0, 0, 0,
+    ...section(1, [1, 0x60, 2, 0x7f, 0x7f, 1, 0x7f]),
+    ...section(3, [1, 0]),
+    ...section(5, [1, 0, ...unsigned(pages)]),
+    ...section(6, [1, 0x7f, 1, 0x41, 0, 0x0b]),
+    ...section(7, [3, ...named("memory"), 2, 0, ...named("find"), 0, 0, ...named("lines"), 3, 0]),
+    ...section(10, [1, ...unsigned(body.length), ...body]),
+  ]);
+}
+
+function section(id: number, content: number[]): number[] {
+  return [id, ...unsigned(content.length), ...content];
+}
+
+function named(name: string): number[] {
+  return [name.length, ...Array.from(name, (char) => char.charCodeAt(0))];
+}
+
+/** LEB128 */
+function unsigned(value: number): number[] {
+  const bytes: number[] = [];
+  let rest = value;
+  do {
+    const low = rest & 0x7f;
+    rest >>>= 7;
+    bytes.push(rest === 0 ? low : low | 0x80);
+  } while (rest !== 0);
+  return bytes;
+}
+
+/** LEB128 with sign */
+function signed(value: number): number[] {
+  const bytes: number[] = [];
+  let rest = value;
+  for (;;) {
+    const low = rest & 0x7f;
+    rest >>= 7;
+    if ((rest === 0 && (low & 0x40) === 0) || (rest === -1 && (low & 0x40) !== 0)) {
+      bytes.push(low);
+      return bytes;
+    }
+    bytes.push(low | 0x80);
+  }
+}
