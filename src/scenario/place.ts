@@ -12,9 +12,11 @@ export type Defs = Map<string, JsonSchema>;
 export type NameKind = "cgroup" | "process";
 
 /** How many nodes aliases may bring in: a bomb multiplies, people do not. */
-const MAX_ALIASED = 10_000;
+const MAX_ALIASED = 50_000;
 /** How many problems are worth printing for one document. */
 const MAX_PROBLEMS = 200;
+/** The tags that YAML 1.2 itself gives to plain values. */
+const PLAIN_TAG = /^(?:!|tag:yaml\.org,2002:(?:str|int|float|bool|null|map|seq))$/;
 
 /** One document being read: its problems, names and places. */
 export class Reader {
@@ -42,7 +44,9 @@ export class Reader {
   }
 
   problem(offset: number, path: string, what: string, hint?: string): void {
-    if (this.problems.length >= MAX_PROBLEMS) return;
+    if (this.full) return;
+    if (this.problems.length === MAX_PROBLEMS - 1)
+      [what, hint] = ["too many problems: the rest is not shown", undefined];
     const { line, column } = this.position(offset);
     this.problems.push(
       new ScenarioError({
@@ -57,19 +61,20 @@ export class Reader {
     );
   }
 
-  /** The node an alias stands for; undefined where it stands for none, or for too much. */
+  /** No further problem is taken. */
+  get full(): boolean {
+    return this.problems.length >= MAX_PROBLEMS;
+  }
+
+  /** The node an alias stands for; undefined where no such anchor comes before it. */
   resolve(alias: Alias): Node | undefined {
-    this.#aliased += 1;
     return this.#targets.get(alias);
   }
 
-  /** Counts nodes that were reached through an alias. */
-  get bombed(): boolean {
-    return this.#aliased > MAX_ALIASED;
-  }
-
-  countAliased(): void {
+  /** Counts a node that was reached through an alias; false: there are too many. */
+  countAliased(): boolean {
     this.#aliased += 1;
+    return this.#aliased <= MAX_ALIASED;
   }
 }
 
@@ -112,21 +117,29 @@ export class Place {
   /** Where problems here are shown. */
   readonly offset: number;
   readonly #aliased: boolean;
+  /** It has been told that nothing can be read here. */
+  #broken: boolean = false;
+  #entries: Entry[] | undefined;
 
   constructor(reader: Reader, node: unknown, path: string, fallback: number, aliased = false) {
     this.reader = reader;
     this.path = path;
     this.offset = rangeStart(node) ?? fallback;
     this.#aliased = aliased || isAlias(node);
-    if (aliased) reader.countAliased();
-    this.node = isAlias(node) ? this.#follow(node) : isMap(node) || isSeq(node) || isScalar(node) ? node : null;
+    const target = isAlias(node) ? reader.resolve(node) : node;
+    this.node = isMap(target) || isSeq(target) || isScalar(target) ? target : null;
     reader.places.set(path, this.offset);
+    if (isAlias(node) && target === undefined)
+      this.#break(`*${node.source} stands for nothing: no &${node.source} before it`);
+    else if (aliased && !reader.countAliased()) this.#break(`more than ${MAX_ALIASED} values through aliases`);
+    else if (this.node?.tag !== undefined && !PLAIN_TAG.test(this.node.tag))
+      this.#break("expected a value without a tag");
   }
 
-  #follow(alias: Alias): Node | null {
-    const target = this.reader.resolve(alias);
-    if (target === undefined) this.wrong(`*${alias.source} stands for nothing: no &${alias.source} before it`);
-    return target ?? null;
+  #break(what: string): void {
+    // A bomb is told once.
+    if (!this.reader.problems.some((problem) => problem.message.includes(what))) this.wrong(what);
+    this.#broken = true;
   }
 
   get position(): Position {
@@ -143,6 +156,7 @@ export class Place {
 
   /** Nothing has been noted here or below. */
   get sound(): boolean {
+    if (this.path === "") return this.reader.problems.length === 0;
     return !this.reader.problems.some(
       ({ path }) => path.startsWith(this.path) && /^(?:$|[.[])/.test(path.slice(this.path.length)),
     );
@@ -163,7 +177,7 @@ export class Place {
 
   /** Notes what is wrong here. */
   wrong(what: string, hint?: string): undefined {
-    this.reader.problem(this.offset, this.path, what, hint);
+    if (!this.#broken) this.reader.problem(this.offset, this.path, what, hint);
   }
 
   /** Notes that something else was expected here. */
@@ -183,7 +197,7 @@ export class Place {
   }
 
   items(): Place[] {
-    if (!isSeq(this.node) || this.#stop()) return [];
+    if (!isSeq(this.node) || this.#broken || this.reader.full) return [];
     return this.node.items.map(
       (item, index) => new Place(this.reader, item, `${this.path}[${index}]`, this.offset, this.#aliased),
     );
@@ -191,7 +205,12 @@ export class Place {
 
   /** The pairs of a mapping; keys that are no plain text and keys that stand twice are noted and left out. */
   entries(): Entry[] {
-    if (!isMap(this.node) || this.#stop()) return [];
+    this.#entries ??= this.#readEntries();
+    return this.#entries;
+  }
+
+  #readEntries(): Entry[] {
+    if (!isMap(this.node) || this.#broken || this.reader.full) return [];
     const entries = new Map<string, Entry>();
     for (const pair of this.node.items) {
       const { key: keyNode, value } = pair;
@@ -202,6 +221,15 @@ export class Place {
       }
       const key = typeof keyNode.value === "string" ? keyNode.value : (keyNode.source ?? "");
       const path = this.path === "" ? key : `${this.path}.${key}`;
+      if (key === "<<") {
+        this.reader.problem(
+          keyOffset,
+          path,
+          "merge keys (<<) are not part of YAML 1.2",
+          "an alias can stand for a whole value",
+        );
+        continue;
+      }
       const first = entries.get(key);
       if (first !== undefined) {
         this.reader.problem(keyOffset, path, `the key stands twice; first in line ${first.at.position.line}`);
@@ -215,13 +243,6 @@ export class Place {
       });
     }
     return [...entries.values()];
-  }
-
-  #stop(): boolean {
-    if (!this.reader.bombed) return false;
-    const what = `more than ${MAX_ALIASED} values through aliases`;
-    if (!this.reader.problems.some((problem) => problem.message.includes(what))) this.wrong(what);
-    return true;
   }
 }
 

@@ -46,7 +46,8 @@ export class ScenarioErrors extends ScenarioError {
 
 function describe({ file, line, column, path, what, hint, code }: ProblemDetails): string {
   const place = line === null ? printable(file) : `${printable(file)}:${line}:${column ?? 1}`;
-  const head = `${place}${path === "" ? ":" : ` ${printable(path)}:`} ${what}`;
+  const shown = path.length > 160 ? `${path.slice(0, 80)}...${path.slice(-70)}` : path;
+  const head = `${place}${shown === "" ? ":" : ` ${printable(shown)}:`} ${what}`;
   if (code === undefined || column === null) return hint === undefined ? head : `${head}\n    ${hint}`;
   const frame = codeFrame(code, column);
   return `${head}\n    ${frame.line}\n    ${" ".repeat(frame.caret)}^${hint === undefined ? "" : ` ${hint}`}`;

@@ -1,7 +1,7 @@
 /** From the text of a file to its scenarios. */
 import { LineCounter, parseAllDocuments } from "yaml";
 import type { Document, YAMLError } from "yaml";
-import { codeLine, Place, Reader } from "./place.ts";
+import { Place, Reader } from "./place.ts";
 import { didYouMean } from "./shape.ts";
 import { ScenarioError, ScenarioErrors } from "./problem.ts";
 import { scenarioShape } from "./schema.ts";
@@ -46,10 +46,7 @@ export function readText(text: string, file: string): { scenarios: Scenario[]; p
     });
     documents = "empty" in parsed ? [] : parsed;
   } catch (error) {
-    // yaml composes by recursion: very deep nesting ends its stack.
-    return whole(
-      `expected YAML; ${error instanceof RangeError ? "it is nested too deeply" : `got what cannot be read: ${String(error)}`}`,
-    );
+    return whole(`expected YAML; got what cannot be read: ${error instanceof Error ? error.message : String(error)}`);
   }
   const problems: ScenarioError[] = [];
   const scenarios: Scenario[] = [];
@@ -61,11 +58,18 @@ export function readText(text: string, file: string): { scenarios: Scenario[]; p
     if (isEmpty(document, reader)) continue;
     seen += 1;
     const scenario = readDocument(document, reader, source);
-    problems.push(...reader.problems);
-    if (scenario === undefined) continue;
+    if (scenario === undefined) {
+      problems.push(...reader.problems);
+      continue;
+    }
     const first = used.get(scenario.name);
     if (first === undefined) used.set(scenario.name, scenario.line);
-    else problems.push(duplicateName(source, scenario, first));
+    else {
+      const what = `the name ${JSON.stringify(scenario.name)} stands twice in this file; first in line ${first}`;
+      const hint = reader.places.has("name") ? undefined : "give it a name of its own: name: ...";
+      reader.problem(reader.places.get("name") ?? reader.places.get("") ?? 0, "name", what, hint);
+    }
+    problems.push(...reader.problems);
     scenarios.push(scenario);
   }
   if (seen === 0 && problems.length === 0) return whole("expected a scenario; got an empty file");
@@ -79,18 +83,6 @@ function isEmpty(document: Document, reader: Reader): boolean {
   return document.errors.length === 0 && new Place(reader, document.contents, "", 0).isNothing;
 }
 
-function duplicateName({ file, text, lines }: Source, scenario: Scenario, first: number): ScenarioError {
-  const line = Math.max(scenario.line, 1);
-  return new ScenarioError({
-    file,
-    line,
-    column: 1,
-    path: "name",
-    what: `the name ${JSON.stringify(scenario.name)} stands twice in this file; first in line ${first}`,
-    code: codeLine(text, lines, line),
-  });
-}
-
 function readDocument(document: Document, reader: Reader, source: Source): Scenario | undefined {
   for (const error of [...document.errors, ...document.warnings]) syntaxProblem(error, reader);
   if (reader.problems.length > 0) return undefined;
@@ -100,7 +92,7 @@ function readDocument(document: Document, reader: Reader, source: Source): Scena
   if (given === undefined) return undefined;
   if (
     given.processes === undefined &&
-    !reader.problems.some(({ path }) => path === "processes" || path.startsWith("processes."))
+    !reader.problems.some(({ path, message }) => /^processes\b/.test(path) || /Pods are|mean processes/.test(message))
   ) {
     top.wrong("expected the key processes: nothing presses", "such as processes: { hog: { stress: { anon: 64Mi } } }");
   }
@@ -137,7 +129,14 @@ function syntaxProblem(error: YAMLError, reader: Reader): void {
   if (reader.problems.some((problem) => problem.line === line)) return;
   const [what = ""] = error.message.split("\n", 1);
   const hint = error.code === "TAB_AS_INDENT" ? "indent with spaces" : undefined;
-  reader.problem(error.pos[0], "", `expected YAML: ${what.charAt(0).toLowerCase()}${what.slice(1)}`, hint);
+  // yaml composes by recursion: very deep nesting ends its stack.
+  const told = /call stack/.test(what) ? "it is nested too deeply" : what.charAt(0).toLowerCase() + what.slice(1);
+  reader.problem(lastText(reader.text, error.pos[0]), "", `expected YAML: ${told}`, hint);
+}
+
+/** Where a problem at the end of the file is shown: at its last text, not in an empty line. */
+function lastText(text: string, offset: number): number {
+  return text.slice(offset).trim() === "" ? Math.max(text.trimEnd().length - 1, 0) : offset;
 }
 
 function checkReferences(reader: Reader): void {

@@ -256,7 +256,6 @@ export function fieldSchema(child: Field<unknown>, defs: Defs): JsonSchema {
 /** Notes a key that has no meaning here. */
 export function unknownKey(at: Place, key: string, known: readonly string[], instead?: string): undefined {
   if (instead !== undefined) return at.wrong(instead);
-  if (key === "<<") return at.wrong("merge keys (<<) are not part of YAML 1.2", "an alias can stand for a whole value");
   const hint = didYouMean(key, known);
   return at.wrong(`unknown key${hint === undefined ? `; known here: ${known.join(", ")}` : ""}`, hint);
 }
