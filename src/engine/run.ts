@@ -97,7 +97,8 @@ class Run {
     this.#sample(10);
     const done = new AbortController();
     const deadline = sleep(this.#plan.timeoutMs, "timeout" as const, { signal: AbortSignal.any([this.#signal, done.signal]) }).catch(() => "interrupted" as const);
-    const ended = await Promise.race([deadline, this.#runSteps().then(() => this.#whenDone())]).finally(() => done.abort());
+    const first = await Promise.race([deadline, this.#runSteps().then(() => this.#whenDone())]).finally(() => done.abort());
+    const ended = this.#signal.aborted ? "interrupted" : first;
     if (ended === "timeout") this.#emit({ type: "timeout", ms: this.#plan.timeoutMs });
     if (ended === "interrupted") this.#emit({ type: "interrupted", reason: String(this.#signal.reason ?? "interrupted") });
     this.#emit({ type: "phase", phase: "settle" });
