@@ -1,5 +1,5 @@
 /** The key `cgroups`: paths, each with its control files. */
-import { CGROUP_FILES, splitCounter } from "./cgroupfiles.ts";
+import { CGROUP_FILES, COUNTER_FILES } from "./cgroupfiles.ts";
 import type { CgroupFile, FileType } from "./cgroupfiles.ts";
 import { cgroupProblem, parseNumberList } from "./names.ts";
 import type { JsonSchema, Place } from "./place.ts";
@@ -80,6 +80,16 @@ export function fileShape(file: CgroupFile): Shape<string> {
   return VALUES[file.type](file);
 }
 
+/** What people write who do not have the kernel's names in mind. */
+const MEANT: Readonly<Record<string, string>> = {
+  limit: "memory.max",
+  memory: "memory.max",
+  "memory.limit": "memory.max",
+  swap: "memory.swap.max",
+  "memory.swap": "memory.swap.max",
+  "memory.swap.limit": "memory.swap.max",
+};
+
 /** Finds a control file by the key that names it; a wrong one is noted. */
 export function controlFile(at: Place, name: string, step: boolean): CgroupFile | undefined {
   const file = CGROUP_FILES.get(name);
@@ -87,16 +97,15 @@ export function controlFile(at: Place, name: string, step: boolean): CgroupFile 
   if (file !== undefined)
     return at.wrong(`${name} acts when it is written, it holds no setting`, "write it with a step: write");
   if (/^(?:cgroup\.(?:procs|threads)|tasks)$/.test(name))
-    return at.wrong(
-      "oomlab places processes itself",
-      step ? "use the step move" : "name the cgroup under the process: cgroup",
-    );
-  if (splitCounter(name) !== null) return at.wrong(`${name} can only be read`, "compare it under expect.counters");
+    return at.wrong("oomlab places processes itself", step ? "use the step move" : "name its cgroup under the process");
+  if (COUNTER_FILES.has(name)) return at.wrong(`${name} can only be read`, "compare it under expect.counters");
+  if (/^(?!memory|cpuset|cgroup)[a-z]+\./.test(name) && !CGROUP_FILES.has(`memory.${name}`))
+    return at.wrong("unknown control file: oomlab writes those of memory, cpuset and cgroup");
   const right = [...CGROUP_FILES].flatMap(([candidate, known]) => (step || known.setting ? [candidate] : []));
-  const hint = didYouMean(name, right) ?? didYouMean(`memory.${name}`, right);
+  const meant = Object.hasOwn(MEANT, name) ? `did you mean ${MEANT[name]}?` : undefined;
   return at.wrong(
-    `no control file of the kernel's memory, cpuset or cgroup interfaces that a scenario can ${step ? "write" : "set"}`,
-    hint ?? "such as memory.max",
+    "unknown control file",
+    meant ?? didYouMean(name, right) ?? didYouMean(`memory.${name}`, right) ?? "such as memory.max",
   );
 }
 

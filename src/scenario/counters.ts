@@ -75,9 +75,7 @@ export function counter({ key, at, value }: Entry): { key: string; compare: Comp
       .filter((name) => name.startsWith(`${key}.`))
       .slice(0, 6);
     at.wrong(
-      keys.length > 0
-        ? `${key} holds several numbers: name one of them`
-        : "no counter of the kernel's memory or cgroup interfaces",
+      keys.length > 0 ? `${key} holds several numbers: name one of them` : "unknown counter",
       keys.length > 0 ? `such as ${keys.join(", ")}` : (hint ?? "such as memory.events.oom_kill"),
     );
     return [];

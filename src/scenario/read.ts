@@ -148,7 +148,8 @@ function checkReferences(reader: Reader): void {
       all.length === 0
         ? `the scenario has no ${kind}${kind === "process" ? "es" : "s"}`
         : `known here: ${all.slice(0, 10).join(", ")}${all.length > 10 ? ", ..." : ""}`;
-    const hint = didYouMean(name, all);
+    const whole = all.find((known) => known.endsWith(`/${name}`));
+    const hint = whole === undefined ? didYouMean(name, all) : `did you mean ${whole}?`;
     place.wrong(`no ${kind} is named ${JSON.stringify(name)}${hint === undefined ? `; ${known}` : ""}`, hint);
   }
 }
