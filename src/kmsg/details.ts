@@ -1,4 +1,4 @@
-import type { ChosenLine, HeaderLine, KilledLine, SelectedLine } from "./match.ts";
+import { type ChosenLine, type HeaderLine, type KilledLine, type SelectedLine, readHeader } from "./match.ts";
 import type { MemcgCounter, OomDetails, OomScore, OomTask } from "./types.ts";
 
 /** Lines of a report, kept until its kill is known. */
@@ -43,17 +43,18 @@ export function readReaper(text: string): { pid: number; anonRss: number | null;
 /** Reads what a report says besides the kill. `text` is null where the log has only the kill. */
 export function readDetails(text: ReportText | null, facts: ReportFacts | null, killed: KilledLine): OomDetails {
   const header = facts?.header ?? null;
+  const fields = header === null ? null : readHeader(header);
   const selected = facts?.selected ?? null;
   const chosen = facts?.chosen ?? null;
   const details: OomDetails = {
-    invoker: header === null ? null : { comm: header.comm, pid: null, uid: null, cpu: null, oomScoreAdj: header.oomScoreAdj },
+    invoker: header === null ? null : { comm: header.comm, pid: null, uid: null, cpu: null, oomScoreAdj: fields?.oomScoreAdj ?? null },
     kernel: null,
-    gfpMask: header?.gfpMask ?? null,
-    gfpFlags: header?.gfpFlags == null ? null : header.gfpFlags.split("|").filter((flag) => flag !== ""),
+    gfpMask: fields?.gfpMask ?? null,
+    gfpFlags: fields?.gfpFlags == null ? null : fields.gfpFlags.split("|").filter((flag) => flag !== ""),
     order: header?.order ?? null,
     cpuset: selected?.cpuset ?? null,
     memsAllowed: selected?.memsAllowed ?? null,
-    nodemask: selected?.nodemask ?? header?.nodemask ?? null,
+    nodemask: selected?.nodemask ?? fields?.nodemask ?? null,
     stack: [],
     memcg: null,
     memory: null,

@@ -315,6 +315,7 @@ function classify(bytes: Uint8Array, hit: number, floor: number, end: number): 0
   const first = bytes[hit];
   const next = bytes[hit + 4];
   if (first === 75) {
+    if (!mayPrecede(bytes, hit, floor)) return 0;
     // Killed process N | Kill process N
     if (next === 101) {
       if (!isTextOrCut(bytes, hit + 4, "ed process ")) return 0;
@@ -332,7 +333,7 @@ function classify(bytes: Uint8Array, hit: number, floor: number, end: number): 0
   if (before === 45) {
     // oom-kill:constraint= | oom-killer: gfp_mask=
     if (next === 58) return isTextOrCut(bytes, hit + 4, ":constraint=") ? 1 : 0;
-    return next === 101 && isTextOrCut(bytes, hit + 4, "er: gfp_mask=") ? 1 : 0;
+    return next === 101 && isTextOrCut(bytes, hit + 4, "er: gfp_mask=0x") ? 1 : 0;
   }
   if (before === 95) {
     if (next !== 95 || !isText(bytes, hit + 5, "process")) return 0;
@@ -353,6 +354,17 @@ function classify(bytes: Uint8Array, hit: number, floor: number, end: number): 0
     default:
       return 0;
   }
+}
+
+/** Whether the bytes before a kill line can end a prefix: "] ", "kernel: ", "out of memory: ", "-;", "<3>", '"msg":"', a date. */
+function mayPrecede(bytes: Uint8Array, hit: number, floor: number): boolean {
+  if (hit <= floor) return true;
+  const last = bytes[hit - 1]!;
+  // A letter, a bracket or a quotation mark before it: part of somebody's sentence.
+  if (last !== 32) return last === 10 || last === 59 || last === 62 || last === 9 || last === 13 || last === 124 || last === 61 || last === 109 || last === 93 || (last === 34 && hit - 1 > floor && (bytes[hit - 2] === 58 || bytes[hit - 2] === 32));
+  if (hit - 1 <= floor) return true;
+  const code = bytes[hit - 2]!;
+  return !(code >= 97 && code <= 122) && !(code >= 65 && code <= 90 && code !== 90 && code !== 70 && code !== 80) && code !== 34 && code !== 40;
 }
 
 /** Whether the line ends within `reach` bytes from `at`. */

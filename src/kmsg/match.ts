@@ -21,11 +21,10 @@ export type OomPrefix = "memcg" | "global";
 export interface HeaderLine {
   type: "header";
   comm: string;
-  gfpMask: number | null;
-  gfpFlags: string | null;
-  nodemask: string | null;
+  /** -1: SysRq. Null where the line ends before it. */
   order: number | null;
-  oomScoreAdj: number | null;
+  /** From `gfp_mask=` on, see readHeader(). */
+  rest: string;
 }
 
 /** mm/memcontrol.c mem_cgroup_print_oom_info(), up to 4.20. */
@@ -107,55 +106,68 @@ export function matchOomLine(raw: string): OomLine | null {
   if (first <= 32 || last <= 32) text = text.trim();
   if (text.length < 8) return null;
 
-  const invoked = text.slice(0, COMM_WINDOW + INVOKED.length).indexOf(INVOKED);
-  if (invoked > 0) {
-    const header = matchHeader(text, invoked);
-    if (header !== null) return header;
-  }
-  switch (text[0]) {
-    case "o":
-      if (text.startsWith("oom-kill:constraint=")) return matchSelected(text);
-      if (text.startsWith("oom_kill_process: ")) return matchSuppressed(text);
-      return null;
-    case "M":
-    case "O":
-    case "N":
-      return matchMessage(text);
-    case "K":
-      if (text.startsWith("Killed process ")) return matchKilled(text, 15, { prefix: null, allocating: false, told: null });
-      if (text.startsWith("Kernel panic - not syncing: ")) return matchPanic(text.slice(28));
-      return null;
-    case "T":
-      if (text.startsWith("Task in ")) return matchTaskIn(text);
-      if (text.startsWith("Tasks in ")) return matchGroup(text);
-      return null;
-    case "s":
-    case "S":
-      return /^sysrq ?: manual oom execution$/i.test(text.slice(0, 40)) ? { type: "sysrq" } : null;
+  let found: OomLine | null = null;
+  switch (text.charCodeAt(0)) {
+    case 111: // o
+      if (text.startsWith("oom-kill:constraint=")) found = matchSelected(text);
+      else if (text.startsWith("oom_kill_process: ")) found = matchSuppressed(text);
+      break;
+    case 77: // M
+    case 79: // O
+    case 78: // N
+      found = matchMessage(text);
+      break;
+    case 75: // K
+      if (text.startsWith("Killed process ")) found = matchKilled(text, 15, BARE_MESSAGE);
+      else if (text.startsWith("Kernel panic - not syncing: ")) found = matchPanic(text.slice(28));
+      break;
+    case 84: // T
+      // A process may be named "Task in /x": then it is a header.
+      found = headerOf(text);
+      if (found === null && text.startsWith("Task in ")) found = matchTaskIn(text);
+      else if (found === null && text.startsWith("Tasks in ")) found = matchGroup(text);
+      return found;
+    case 115: // s
+    case 83: // S
+      if (/^sysrq ?: manual oom execution$/i.test(text.slice(0, 40))) return { type: "sysrq" };
+      break;
     default:
-      return null;
+      break;
   }
+  return found ?? headerOf(text);
+}
+
+const BARE_MESSAGE: { prefix: OomPrefix | null; allocating: boolean; told: OldConstraint | null } = { prefix: null, allocating: false, told: null };
+
+function headerOf(text: string): HeaderLine | null {
+  // The name before it is short: a search through a long text would find nothing that counts.
+  const invoked = text.length < 256 ? text.indexOf(INVOKED) : text.slice(0, COMM_WINDOW + INVOKED.length).indexOf(INVOKED);
+  return invoked > 0 && invoked <= COMM_WINDOW ? matchHeader(text, invoked) : null;
 }
 
 function matchHeader(text: string, at: number): HeaderLine | null {
-  const rest = text.slice(at + INVOKED.length, at + INVOKED.length + 1024);
-  const gfp = /^gfp_mask=(0x[0-9a-f]{1,16})(?:\(([^()]{0,400})\))?/i.exec(rest);
-  if (gfp === null) return null;
-  const nodemask = /, nodemask=([^ ]{1,200}),? /.exec(rest);
-  const order = /, order=(-?\d{1,3})(?!\d)/.exec(rest);
-  const adj = /, (?:oomkilladj|oom_adj|oom_score_adj)=(-?\d{1,5})/g;
+  const start = at + INVOKED.length;
+  if (!text.startsWith("gfp_mask=0x", start)) return null;
+  const rest = text.slice(start, start + 1024);
+  const order = rest.indexOf(", order=");
+  return { type: "header", comm: own(text.slice(0, at)), order: order === -1 ? null : readOrder(rest, order + 8), rest };
+}
+
+function readOrder(text: string, at: number): number | null {
+  if (text.startsWith("0", at) && !isDigit(text.charCodeAt(at + 1))) return 0;
+  const order = /^-?\d{1,3}(?!\d)/.exec(text.slice(at, at + 5));
+  return order === null ? null : Number(order[0]);
+}
+
+/** The fields of a header that only details need. */
+export function readHeader(header: HeaderLine): { gfpMask: number | null; gfpFlags: string | null; nodemask: string | null; oomScoreAdj: number | null } {
+  const gfp = /^gfp_mask=(0x[0-9a-f]{1,16})(?:\(([^()]{0,400})\))?/i.exec(header.rest);
+  const nodemask = /, nodemask=([^ ]{1,200}),? /.exec(header.rest);
   let oomScoreAdj: number | null = null;
   // oom_score_adj comes last where a line has both scales (2.6.36 to 3.7).
-  for (const match of rest.matchAll(adj)) oomScoreAdj = match[0].includes("oom_score_adj") ? Number(match[1]) : oomScoreAdj;
-  return {
-    type: "header",
-    comm: own(text.slice(0, at)),
-    gfpMask: Number(gfp[1]),
-    gfpFlags: gfp[2] === undefined ? null : own(gfp[2]),
-    nodemask: nodemask === null ? null : noMask(nodemask[1] ?? ""),
-    order: order === null ? null : Number(order[1]),
-    oomScoreAdj,
-  };
+  const adj = /, oom_score_adj=(-?\d{1,5})/.exec(header.rest);
+  if (adj !== null) oomScoreAdj = Number(adj[1]);
+  return { gfpMask: gfp === null ? null : Number(gfp[1]), gfpFlags: gfp?.[2] === undefined ? null : own(gfp[2]), nodemask: nodemask === null ? null : noMask(nodemask[1] ?? ""), oomScoreAdj };
 }
 
 function matchTaskIn(text: string): TaskInLine | null {
@@ -185,21 +197,32 @@ function contains(ancestor: string, path: string): boolean {
  * has no "/" unless it is "/", make the line readable all the same.
  */
 function matchSelected(text: string): SelectedLine | null {
-  const constraint = /^oom-kill:constraint=(CONSTRAINT_[A-Z_]{1,32}|\d{1,2})(?=,|$)/.exec(text.slice(0, 64));
-  if (constraint === null) {
-    // A line cut within the constraint's own name says nothing yet.
-    return /^oom-kill:constraint=[A-Z_]*$/.test(text.slice(0, 64)) ? { ...NOTHING_SELECTED, constraint: "" } : null;
+  const from = 20;
+  let to = from;
+  while (to < from + 32 && isWord(text.charCodeAt(to))) to++;
+  // A line cut within the constraint's own name says nothing yet.
+  if (to === text.length) return newSelected(KNOWN.has(text.slice(from)) ? own(text.slice(from)) : "");
+  if (text.charCodeAt(to) !== 44 || !text.startsWith("CONSTRAINT_", from)) return null;
+  const line: SelectedLine = newSelected(own(text.slice(from, to)));
+
+  // From the right: `,pid=N,uid=N`
+  const uidAt = digitsBefore(text, text.length);
+  if (uidAt === text.length || !text.startsWith(",uid=", uidAt - 5)) return line;
+  const pidAt = digitsBefore(text, uidAt - 5);
+  if (pidAt === uidAt - 5 || !text.startsWith(",pid=", pidAt - 5)) return line;
+  const end = pidAt - 5;
+
+  let at = to;
+  if (text.startsWith(",nodemask=", at)) {
+    const start = at + 10;
+    at = start;
+    if (text.startsWith("(null)", start)) at += 6;
+    else {
+      while (at < end && isListChar(text.charCodeAt(at))) at++;
+      while (at > start && text.charCodeAt(at - 1) === 44) at--;
+      line.nodemask = at === start ? null : own(text.slice(start, at));
+    }
   }
-  const name = constraint[1] ?? "";
-  const line: SelectedLine = { ...NOTHING_SELECTED, constraint: own(name) };
-  const tail = /,pid=(\d{1,10}),uid=(\d{1,10})$/.exec(text.slice(-32));
-  if (tail === null) return line;
-  const end = text.length - tail[0].length;
-
-  const nodemask = /^,nodemask=(\(null\)|[\d,-]{0,4000}?)(?=,(?:cpuset|oom_memcg|global_oom|task_memcg|task)\b)/.exec(text.slice(constraint[0].length, constraint[0].length + 4096));
-  let at = constraint[0].length + (nodemask?.[0].length ?? 0);
-  line.nodemask = nodemask === null ? null : noMask(nodemask[1] ?? "");
-
   if (text.startsWith(",cpuset=", at)) {
     const cpuset = matchCpuset(text, at + 8, end);
     if (cpuset === null) return line;
@@ -208,18 +231,12 @@ function matchSelected(text: string): SelectedLine | null {
     at = cpuset.end;
   }
   // From the right: comm has 15 bytes, so few places can hold ",task=".
-  const tasks: number[] = [];
-  for (let task = text.lastIndexOf(",task=", end - 6); task >= at && task >= end - 6 - COMM_WINDOW; task = text.lastIndexOf(",task=", task - 1)) {
-    tasks.push(task);
-    if (task === 0) break;
-  }
-  if (tasks.length === 0) return line;
-  // The leftmost place a 15-byte comm allows would let a comm forge a path; a path component ending in ",task=x" is as
-  // unlikely as that. Both are settled by the kill line's own comm where there is one, see commFits().
-  const task = tasks.find((place) => end - place - 6 <= 15) ?? tasks[0]!;
+  const task = text.lastIndexOf(",task=", end - 6);
+  if (task < at || task < end - 6 - COMM_WINDOW) return line;
+  // A comm may hold ",task=" itself: the kill line's own comm settles that, see commFits().
   line.comm = own(text.slice(task + 6, end));
-  line.pid = Number(tail[1]);
-  line.uid = Number(tail[2]);
+  line.pid = Number(text.slice(pidAt, uidAt - 5));
+  line.uid = Number(text.slice(uidAt));
   line.whole = true;
   const paths = matchPaths(text, at, task);
   line.oomMemcg = paths.oomMemcg;
@@ -227,7 +244,32 @@ function matchSelected(text: string): SelectedLine | null {
   return line;
 }
 
-const NOTHING_SELECTED: Omit<SelectedLine, "constraint"> = { type: "selected", nodemask: null, cpuset: null, memsAllowed: null, oomMemcg: null, taskMemcg: null, comm: null, pid: null, uid: null, whole: false };
+const KNOWN = new Set(["CONSTRAINT_NONE", "CONSTRAINT_CPUSET", "CONSTRAINT_MEMORY_POLICY", "CONSTRAINT_MEMCG"]);
+
+function isDigit(code: number): boolean {
+  return code >= 48 && code <= 57;
+}
+
+function isWord(code: number): boolean {
+  return (code >= 65 && code <= 90) || code === 95;
+}
+
+/** Digits, commas and dashes: a kernel's list of numbers. */
+function isListChar(code: number): boolean {
+  return isDigit(code) || code === 44 || code === 45;
+}
+
+/** Where the digits that end at `to` begin; at most ten of them. */
+function digitsBefore(text: string, to: number): number {
+  let at = to;
+  while (at > 0 && to - at < 10 && isDigit(text.charCodeAt(at - 1))) at--;
+  return at;
+}
+
+// Spelled out: spreading an object costs more than all the matching.
+function newSelected(constraint: string): SelectedLine {
+  return { type: "selected", constraint, nodemask: null, cpuset: null, memsAllowed: null, oomMemcg: null, taskMemcg: null, comm: null, pid: null, uid: null, whole: false };
+}
 
 /**
  * Reads the paths again for a comm known from the kill line: `,task=` may occur in the comm and in a path.
@@ -249,9 +291,11 @@ function matchCpuset(text: string, at: number, end: number): { name: string; mem
   const stop = slash === -1 || slash > end ? end : slash;
   const mark = text.slice(at, stop).lastIndexOf(",mems_allowed=");
   if (mark === -1) return null;
-  const listAt = at + mark + ",mems_allowed=".length;
-  const list = /^[\d,-]*/.exec(text.slice(listAt, Math.min(stop, listAt + 4096)))?.[0] ?? "";
-  const mems = list.replace(/,+$/, "");
+  const listAt = at + mark + 14;
+  let listEnd = listAt;
+  while (listEnd < stop && isListChar(text.charCodeAt(listEnd))) listEnd++;
+  while (listEnd > listAt && text.charCodeAt(listEnd - 1) === 44) listEnd--;
+  const mems = text.slice(listAt, listEnd);
   return { name: text.slice(at, at + mark), mems, end: listAt + mems.length };
 }
 
@@ -264,13 +308,18 @@ function matchPaths(text: string, from: number, to: number): { oomMemcg: string 
     const only = text.indexOf(mark, from);
     return { oomMemcg: null, taskMemcg: only === -1 || only >= to ? null : own(text.slice(only + 12, to)) };
   }
+  const first = text.indexOf(mark, oom);
+  if (first !== -1 && first < to) {
+    const second = text.indexOf(mark, first + 1);
+    if (second === -1 || second >= to) return { oomMemcg: own(text.slice(oom + 11, first)), taskMemcg: own(text.slice(first + 12, to)) };
+  }
   const splits: { oomMemcg: string; taskMemcg: string }[] = [];
   for (let at = text.indexOf(mark, oom); at !== -1 && at < to && splits.length < 16; at = text.indexOf(mark, at + 1)) {
     splits.push({ oomMemcg: text.slice(oom + 11, at), taskMemcg: text.slice(at + 12, to) });
   }
   // The victim lies in the cgroup that ran out or below it: with several splits only such a one can be right.
   const fitting = splits.filter((split) => contains(split.oomMemcg, split.taskMemcg));
-  const split = splits.length === 1 ? splits[0] : fitting.length === 1 ? fitting[0] : undefined;
+  const split = fitting.length === 1 ? fitting[0] : undefined;
   return split === undefined ? { oomMemcg: null, taskMemcg: null } : { oomMemcg: own(split.oomMemcg), taskMemcg: own(split.taskMemcg) };
 }
 
@@ -344,6 +393,8 @@ function matchChosen(text: string, at: number, message: { prefix: OomPrefix; all
 
 /** What follows `Killed process ` at `at`, in all spellings; see docs/kernel-log.md. */
 function matchKilled(text: string, at: number, message: { prefix: OomPrefix | null; allocating: boolean; told: OldConstraint | null }): KilledLine | null {
+  const known = readKilled(text, at, message);
+  if (known !== null) return known;
   const number = /^\d{1,10}/.exec(text.slice(at, at + 11));
   if (number === null) return null;
   const line: KilledLine = { type: "killed", ...message, pid: Number(number[0]), comm: null, uid: null, totalVm: null, anonRss: null, fileRss: null, shmemRss: null, pgtables: null, oomScoreAdj: null, shape: "garbled" };
@@ -375,6 +426,64 @@ function matchKilled(text: string, at: number, message: { prefix: OomPrefix | nu
   if (text.length - open <= COMM_WINDOW && !window.includes(")")) line.shape = "cut";
   return line;
 }
+
+/** The commonest spelling, 4.5 and later, read without ado; null for any other, which the general matcher reads. */
+function readKilled(text: string, at: number, message: { prefix: OomPrefix | null; allocating: boolean; told: OldConstraint | null }): KilledLine | null {
+  let open = at;
+  while (open < at + 10 && isDigit(text.charCodeAt(open))) open++;
+  if (open === at || !text.startsWith(" (", open)) return null;
+  const close = text.indexOf(")", open + 2);
+  // More than one ")" may be part of a name: not for here.
+  if (close === -1 || close - open > 18 || text.indexOf(")", close + 1) !== -1 || !text.startsWith(" total-vm:", close + 1)) return null;
+  let from = close + 11;
+  const numbers: number[] = [];
+  for (const label of LABELS) {
+    let value = 0;
+    let digits = 0;
+    for (let code = text.charCodeAt(from); isDigit(code) && digits < 15; code = text.charCodeAt(from)) {
+      value = value * 10 + code - 48;
+      digits++;
+      from++;
+    }
+    if (digits === 0) return null;
+    numbers.push(value);
+    if (label === "") break;
+    if (!text.startsWith(label, from)) {
+      if (numbers.length === 4 && from + 2 === text.length && text.startsWith("kB", from)) break;
+      return null;
+    }
+    from += label.length;
+    if (label === LAST_LABEL && text.charCodeAt(from) === 45) {
+      if (!/^-\d{1,5}$/.test(text.slice(from))) return null;
+      numbers.push(Number(text.slice(from)));
+      from = text.length;
+      break;
+    }
+  }
+  const [totalVm = 0, anonRss = 0, fileRss = 0, shmemRss = 0, uid = null, tables = null, oomScoreAdj = null] = numbers;
+  if (numbers.length === 7 ? from !== text.length : numbers.length !== 4) return null;
+  // As in matchSizes(): let the general matcher see to it.
+  if (tables !== null && tables > totalVm) return null;
+  return {
+    type: "killed",
+    prefix: message.prefix,
+    allocating: message.allocating,
+    told: message.told,
+    pid: Number(text.slice(at, open)),
+    comm: own(text.slice(open + 2, close)),
+    uid,
+    totalVm: totalVm * 1024,
+    anonRss: anonRss * 1024,
+    fileRss: fileRss * 1024,
+    shmemRss: shmemRss * 1024,
+    pgtables: tables === null ? null : tables * 1024,
+    oomScoreAdj,
+    shape: "whole",
+  };
+}
+
+const LAST_LABEL = "kB oom_score_adj:";
+const LABELS = ["kB, anon-rss:", "kB, file-rss:", "kB, shmem-rss:", "kB, UID:", " pgtables:", LAST_LABEL, ""];
 
 const FIELD = /(?:, | )([A-Za-z_-]{2,24}):(-?\d{1,16})(kB)?/y;
 const CUT_FIELD = /^(?:,|, ?(?:[A-Za-z_-]{1,24}(?::(?:-?\d{0,16}k?)?)?)?| (?:[A-Za-z_-]{1,24}(?::(?:-?\d{0,16})?)?)?)?(?:>|\u2026|\.{1,3})?$/;

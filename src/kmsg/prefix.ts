@@ -21,6 +21,11 @@ const MAX_PREFIX = 512;
 /** Takes the prefixes of a line off. `line` has no line end. */
 export function readPrefix(line: string): PrefixedLine {
   const head: PrefixedLine = { origin: "bare", seq: null, timeUs: null, facility: null, level: null, caller: null, text: line };
+  const first = line.charCodeAt(0);
+  if (first === 91) {
+    const end = readUptime(line, head);
+    if (end !== -1) return head;
+  }
   let at = skipQuotes(line);
   const direct = readHead(line, at, head);
   if (direct !== -1) {
@@ -41,6 +46,29 @@ export function readPrefix(line: string): PrefixedLine {
   head.text = at > 0 && /[>|]/.test(line.slice(0, at)) ? line.slice(at) : line;
   return head;
 }
+
+/** `[  123.456789] text` without more ado: by far the commonest prefix. -1 where the general way must have a look. */
+function readUptime(line: string, head: PrefixedLine): number {
+  let at = 1;
+  while (line.charCodeAt(at) === 32 && at < 12) at++;
+  let seconds = 0;
+  const start = at;
+  for (let code = line.charCodeAt(at); code >= 48 && code <= 57 && at - start < 10; code = line.charCodeAt(++at)) seconds = seconds * 10 + code - 48;
+  if (at === start || line.charCodeAt(at) !== 46) return -1;
+  let micros = 0;
+  const point = at + 1;
+  for (let code = line.charCodeAt(++at); code >= 48 && code <= 57 && at - point < 6; code = line.charCodeAt(++at)) micros = micros * 10 + code - 48;
+  if (at - point !== 6 || line.charCodeAt(at) !== 93 || line.charCodeAt(at + 1) !== 32) return -1;
+  at += 2;
+  // A caller id, or the host and tag of journalctl -o short-monotonic, may follow.
+  if (line.charCodeAt(at) === 91 || TAG_AHEAD.test(line.slice(at, at + 340))) return -1;
+  head.origin = "kernel";
+  head.timeUs = seconds * 1_000_000 + micros;
+  head.text = line.slice(at);
+  return at;
+}
+
+const TAG_AHEAD = /^[^\s:[\]]{1,255} [^\s:[\]]{1,128}(?:\[\d{1,10}\])?:(?: |$)|^[^\s:[\]]{1,255} [a-z0-9]{2,8}\.[a-z]{2,8} /;
 
 /** Mail quoting, pasted indentation. */
 function skipQuotes(line: string): number {

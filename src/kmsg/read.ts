@@ -175,7 +175,7 @@ function mayContinue(record: KmsgRecord, found: OomLine | null): boolean {
   if (found === null) return isStub(record.text) || (record.text.trim() === "" && record.bare !== true);
   if (found.type === "killed") return found.shape !== "whole" || found.oomScoreAdj === null;
   if (found.type === "selected" || found.type === "chosen" || found.type === "taskin") return !found.whole;
-  return found.type === "header" && (found.order === null || found.oomScoreAdj === null);
+  return found.type === "header" && (found.order === null || !/adj=-?\d/.test(found.rest));
 }
 
 const STUBS = ["Memory cgroup out of memory: Killed process ", "Out of memory: Killed process ", "Memory cgroup out of memory: Kill process ", "Out of memory: Kill process ", "Memory cgroup out of memory (oom_kill_allocating_task): "];

@@ -22,6 +22,8 @@ interface Report {
   text: ReportText | null;
 }
 
+const NONE: Report[] = [];
+
 /** A group kill under way (mm/oom_kill.c oom_kill_memcg_member()). */
 interface Sweep {
   path: string;
@@ -55,12 +57,12 @@ export function createOomScanner(options: OomScanOptions = {}): { push(record: K
   let sysrqLine: KmsgRecord | null = null;
   let lastSeq: number | null = null;
   let lastSeqLine = 0;
+  let lastLine = 0;
   let prefixed = false;
   let lastNone = Number.NEGATIVE_INFINITY;
   let lastKill: { kill: OomKill; prefix: OomPrefix | null; caller: string | null } | null = null;
   const scan: OomScan = { kills: [], incomplete: [], suppressed: 0, noVictim: [], panics: [] };
-  // The last kills: one victim that two sources print is one kill, and the reaper's line comes later.
-  const seen = new Map<string, OomKill>();
+  // The last kills: the reaper's line comes later.
   const reapable = new Map<number, OomKill>();
   // Lines of a report whose head was cut off, for details.
   let orphan: ReportText | null = null;
@@ -99,6 +101,7 @@ export function createOomScanner(options: OomScanOptions = {}): { push(record: K
 
   /** Open reports that this record may belong to, the latest first. */
   function candidates(record: KmsgRecord): Report[] {
+    if (open.length === 0) return NONE;
     const found: Report[] = [];
     for (let i = open.length - 1; i >= 0; i--) {
       const report = open[i]!;
@@ -203,13 +206,10 @@ export function createOomScanner(options: OomScanOptions = {}): { push(record: K
       if (scan.incomplete.length < MAX_LISTED) scan.incomplete.push({ line: record.line, reason: `"Killed process ${killed.pid}" stands on a line without the prefix that this log's kernel records have: no kill is told from it` });
       return [];
     }
-    const key = record.timeUs === null ? null : `${record.timeUs} ${killed.pid} ${killed.totalVm} ${killed.anonRss}`;
-    if (key !== null && seen.has(key)) {
-      if (report !== null) close(report);
-      return [];
-    }
+    // Two sources in one file may print a record twice in a row.
+    if (report === null && lastKill !== null && record.timeUs !== null && record.line - lastLine <= 2 && isTwin(lastKill.kill, record, killed)) return [];
     if (sweep !== null && (report === null || !named) && (killed.prefix === null || sweep.prefix === null || killed.prefix === sweep.prefix) && sameCaller(sweep.caller, record.caller)) {
-      return onMember(record, killed, sweep, key);
+      return onMember(record, killed, sweep);
     }
     sweep = null;
     orphan = null;
@@ -220,10 +220,10 @@ export function createOomScanner(options: OomScanOptions = {}): { push(record: K
       if (withDetails) kill.details = readDetails(report.text, report, killed);
     } else if (withDetails) kill.details = readDetails(null, null, killed);
     lastKill = { kill, prefix: killed.prefix ?? report?.chosen?.prefix ?? null, caller: record.caller ?? report?.caller ?? null };
-    return [remember(kill, key)];
+    return [remember(kill)];
   }
 
-  function onMember(record: KmsgRecord, killed: KilledLine, current: Sweep, key: string | null): OomKill[] {
+  function onMember(record: KmsgRecord, killed: KilledLine, current: Sweep): OomKill[] {
     current.timeUs = record.timeUs ?? current.timeUs;
     if (current.pids.has(killed.pid)) {
       // The sweep names the victim that started it once more.
@@ -245,14 +245,11 @@ export function createOomScanner(options: OomScanOptions = {}): { push(record: K
       kill.details.groupPath = current.path;
       if (first?.details !== undefined && first.details.groupMembers.length < 10_000) first.details.groupMembers.push(killed.pid);
     }
-    return [remember(kill, key)];
+    return [remember(kill)];
   }
 
-  function remember(kill: OomKill, key: string | null): OomKill {
-    if (key !== null) {
-      seen.set(key, kill);
-      if (seen.size > 256) seen.delete(seen.keys().next().value!);
-    }
+  function remember(kill: OomKill): OomKill {
+    lastLine = kill.lines.at(-1)!;
     if (withDetails) {
       reapable.delete(kill.victim.pid);
       reapable.set(kill.victim.pid, kill);
@@ -406,6 +403,10 @@ export function findOomKills(records: Iterable<KmsgRecord>, options: OomScanOpti
   const scan = scanner.end();
   scan.kills.unshift(...kills);
   return scan;
+}
+
+function isTwin(kill: OomKill, record: KmsgRecord, killed: KilledLine): boolean {
+  return kill.timeUs === record.timeUs && kill.victim.pid === killed.pid && kill.victim.totalVm === killed.totalVm && kill.victim.anonRss === killed.anonRss;
 }
 
 function near(a: number | null, b: number | null): boolean {
