@@ -14,6 +14,7 @@ import { createHash } from "node:crypto";
 import { chmodSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { createRequire } from "node:module";
 import { build } from "esbuild";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
@@ -28,6 +29,29 @@ function node(file, ...args) {
   });
   if (status !== 0) process.exit(status ?? 1);
 }
+
+/**
+ * Modules of Node that are not there yet when a program starts: loading all of them costs a fifth of Node's own start, and
+ * most commands use few. In the bundle each is loaded when something of it is first used.
+ * @type {import("esbuild").Plugin}
+ */
+const lazyBuiltins = {
+  name: "lazy-builtins",
+  setup({ onResolve, onLoad }) {
+    const filter =
+      /^(?:node:)?(child_process|crypto|fs\/promises|net|os|readline|timers\/promises|tty|v8|worker_threads|zlib)$/;
+    onResolve({ filter }, ({ path, namespace }) =>
+      namespace === "lazy" ? { path, external: true } : { path: path.replace("node:", ""), namespace: "lazy" },
+    );
+    onLoad({ filter: /./, namespace: "lazy" }, ({ path }) => {
+      const names = Object.keys(createRequire(import.meta.url)(path));
+      return {
+        contents: `let m; const load = () => (m ??= require("node:${path}"));
+          for (const name of ${JSON.stringify(names)}) Object.defineProperty(exports, name, { enumerable: true, get: () => load()[name] });`,
+      };
+    });
+  },
+};
 
 /**
  * @param {string} entry
@@ -53,6 +77,7 @@ async function bundle(entry, { open = "", close = "" } = {}) {
     define: { "import.meta.url": "__oomlabUrl", "process.env.OOMLAB_VERSION": JSON.stringify(version) },
     banner: { js: `${open}const __oomlabUrl=require("node:url").pathToFileURL(__filename).href;` },
     footer: { js: close },
+    plugins: [lazyBuiltins],
     logLevel: "warning",
   });
   const [output] = outputFiles;
