@@ -1,6 +1,6 @@
 import { MARGIN, createFinder } from "./find.ts";
 import { MAX_LINE, createLineReader, createLogReader, modeOf } from "./read.ts";
-import { createOomScanner } from "./scan.ts";
+import { createMatchedScanner, createOomScanner } from "./scan.ts";
 import type { KmsgRecord, OomKill, OomScan, OomScanOptions } from "./types.ts";
 
 /** Whole text or chunks in, scan out. Looks only at lines that may hold a record of the OOM killer, unless details are wanted. */
@@ -111,10 +111,10 @@ function createFast(options: OomScanOptions): { push(bytes: Uint8Array): OomKill
   const bytes = finder.bytes;
   const capacity = Math.min(bytes.length - MARGIN, CAPACITY);
   const toText = decoderOf(bytes);
-  const scanner = createOomScanner(options);
+  const scanner = createMatchedScanner(options);
   let kills: OomKill[] = [];
-  const reader = createLineReader((record) => {
-    for (const kill of scanner.push(record)) kills.push(kill);
+  const reader = createLineReader((record, found) => {
+    for (const kill of scanner.push(record, found)) kills.push(kill);
   });
   // [base, end) holds text; up to `at` it is searched.
   let base = 0;
@@ -172,20 +172,20 @@ function createFast(options: OomScanOptions): { push(bytes: Uint8Array): OomKill
         at = hit + 1;
         continue;
       }
-      const before = base + bytes.subarray(base, hit).lastIndexOf(10);
-      const known = before >= base;
-      const start = known ? before + 1 : base;
-      if ((!known && inside) || hit - start >= MAX_LINE) {
+      let start = hit;
+      while (start > base && bytes[start - 1] !== 10) start--;
+      if ((start === base && inside) || hit - start >= MAX_LINE) {
         at = hit + 1;
         continue;
       }
-      const stop = bytes.subarray(hit, end).indexOf(10);
+      let to = hit;
+      while (to < end && bytes[to] !== 10) to++;
+      const stop = to === end ? -1 : to;
       if (stop === -1 && !final && end - start < MAX_LINE) return;
-      const to = stop === -1 ? end : hit + stop;
       const number = lineNumber();
       if (reach === 2) {
         // A stack frame: only what called it matters, and only seldom.
-        feed(start, to, number);
+        if (!scanner.frame(number)) feed(start, to, number);
         lookForWrite(to, number);
       } else {
         if (start > base && lastFed < number - 1 && isBareStart(bytes, start, to) && endsOpen(bytes, start - 2)) {
@@ -361,9 +361,14 @@ function mayPrecede(bytes: Uint8Array, hit: number, floor: number): boolean {
   if (hit <= floor) return true;
   const last = bytes[hit - 1]!;
   // A letter, a bracket or a quotation mark before it: part of somebody's sentence.
-  if (last !== 32) return last === 10 || last === 59 || last === 62 || last === 9 || last === 13 || last === 124 || last === 61 || last === 109 || last === 93 || (last === 34 && hit - 1 > floor && (bytes[hit - 2] === 58 || bytes[hit - 2] === 32));
+  if (last !== 32) return last === 10 || last === 59 || last === 62 || last === 9 || last === 13 || last === 124 || last === 61 || last === 109 || last === 93 || (last === 34 && hit - 2 > floor && (bytes[hit - 2] === 58 || (bytes[hit - 2] === 32 && bytes[hit - 3] === 58)));
   if (hit - 1 <= floor) return true;
   const code = bytes[hit - 2]!;
+  if (code === 58) {
+    // "memory: ", "cpuset: ", "kernel: ", "task): ", "kernel[1]: ", "err   : "
+    const word = hit - 2 > floor ? bytes[hit - 3]! : 0;
+    return word === 121 || word === 116 || word === 108 || word === 41 || word === 93 || word === 32 || word === 0;
+  }
   return !(code >= 97 && code <= 122) && !(code >= 65 && code <= 90 && code !== 90 && code !== 70 && code !== 80) && code !== 34 && code !== 40;
 }
 

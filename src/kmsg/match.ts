@@ -436,8 +436,10 @@ function readKilled(text: string, at: number, message: { prefix: OomPrefix | nul
   // More than one ")" may be part of a name: not for here.
   if (close === -1 || close - open > 18 || text.indexOf(")", close + 1) !== -1 || !text.startsWith(" total-vm:", close + 1)) return null;
   let from = close + 11;
-  const numbers: number[] = [];
-  for (const label of LABELS) {
+  const numbers = NUMBERS;
+  let count = 0;
+  for (let i = 0; i < LABELS.length; i++) {
+    const label = LABELS[i]!;
     let value = 0;
     let digits = 0;
     for (let code = text.charCodeAt(from); isDigit(code) && digits < 15; code = text.charCodeAt(from)) {
@@ -446,24 +448,24 @@ function readKilled(text: string, at: number, message: { prefix: OomPrefix | nul
       from++;
     }
     if (digits === 0) return null;
-    numbers.push(value);
-    if (label === "") break;
+    numbers[count++] = value;
+    if (i === 6) break;
     if (!text.startsWith(label, from)) {
-      if (numbers.length === 4 && from + 2 === text.length && text.startsWith("kB", from)) break;
+      if (count === 4 && from + 2 === text.length && text.startsWith("kB", from)) break;
       return null;
     }
     from += label.length;
-    if (label === LAST_LABEL && text.charCodeAt(from) === 45) {
+    if (i === 5 && text.charCodeAt(from) === 45) {
       if (!/^-\d{1,5}$/.test(text.slice(from))) return null;
-      numbers.push(Number(text.slice(from)));
+      numbers[count++] = Number(text.slice(from));
       from = text.length;
       break;
     }
   }
-  const [totalVm = 0, anonRss = 0, fileRss = 0, shmemRss = 0, uid = null, tables = null, oomScoreAdj = null] = numbers;
-  if (numbers.length === 7 ? from !== text.length : numbers.length !== 4) return null;
-  // As in matchSizes(): let the general matcher see to it.
-  if (tables !== null && tables > totalVm) return null;
+  if (count === 7 ? from !== text.length : count !== 4) return null;
+  const full = count === 7;
+  // More page tables than address space: let matchSizes() see to it.
+  if (full && numbers[5]! > numbers[0]!) return null;
   return {
     type: "killed",
     prefix: message.prefix,
@@ -471,19 +473,19 @@ function readKilled(text: string, at: number, message: { prefix: OomPrefix | nul
     told: message.told,
     pid: Number(text.slice(at, open)),
     comm: own(text.slice(open + 2, close)),
-    uid,
-    totalVm: totalVm * 1024,
-    anonRss: anonRss * 1024,
-    fileRss: fileRss * 1024,
-    shmemRss: shmemRss * 1024,
-    pgtables: tables === null ? null : tables * 1024,
-    oomScoreAdj,
+    uid: full ? numbers[4]! : null,
+    totalVm: numbers[0]! * 1024,
+    anonRss: numbers[1]! * 1024,
+    fileRss: numbers[2]! * 1024,
+    shmemRss: numbers[3]! * 1024,
+    pgtables: full ? numbers[5]! * 1024 : null,
+    oomScoreAdj: full ? numbers[6]! : null,
     shape: "whole",
   };
 }
 
-const LAST_LABEL = "kB oom_score_adj:";
-const LABELS = ["kB, anon-rss:", "kB, file-rss:", "kB, shmem-rss:", "kB, UID:", " pgtables:", LAST_LABEL, ""];
+const LABELS = ["kB, anon-rss:", "kB, file-rss:", "kB, shmem-rss:", "kB, UID:", " pgtables:", "kB oom_score_adj:", ""];
+const NUMBERS = [0, 0, 0, 0, 0, 0, 0];
 
 const FIELD = /(?:, | )([A-Za-z_-]{2,24}):(-?\d{1,16})(kB)?/y;
 const CUT_FIELD = /^(?:,|, ?(?:[A-Za-z_-]{1,24}(?::(?:-?\d{0,16}k?)?)?)?| (?:[A-Za-z_-]{1,24}(?::(?:-?\d{0,16})?)?)?)?(?:>|\u2026|\.{1,3})?$/;

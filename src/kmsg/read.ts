@@ -51,7 +51,7 @@ interface Pending {
  * Turns lines of text formats into records. Lines need not follow one another: a gap in the numbers ends
  * what a wrapped line could have continued.
  */
-export function createLineReader(emit: (record: KmsgRecord) => void): { line(raw: string, number: number): void; flush(): void; waiting(): boolean } {
+export function createLineReader(emit: (record: KmsgRecord, found?: OomLine | null) => void): { line(raw: string, number: number): void; flush(): void; waiting(): boolean } {
   let pending: Pending | null = null;
   let rawMode = false;
 
@@ -98,7 +98,7 @@ export function createLineReader(emit: (record: KmsgRecord) => void): { line(raw
     }
     const found = matchOomLine(record.text);
     if (mayContinue(record, found)) pending = { record, rank: rankOf(found), last: number, joins: 0 };
-    else emit(record);
+    else emit(record, found);
   }
 
   /** Continues the pending record with a line that has no prefix; false where that makes no better record. */

@@ -1,5 +1,5 @@
 import { type ReportText, addContext, newReportText, readDetails, readReaper } from "./details.ts";
-import { type ChosenLine, type HeaderLine, type KilledLine, type OomPrefix, type SelectedLine, type TaskInLine, commFits, matchOomLine } from "./match.ts";
+import { type ChosenLine, type HeaderLine, type KilledLine, type OomLine, type OomPrefix, type SelectedLine, type TaskInLine, commFits, matchOomLine } from "./match.ts";
 import type { KmsgRecord, OomKill, OomKind, OomScan, OomScanOptions, OomTrigger } from "./types.ts";
 
 /** A report that is being put together, from header to `Killed process`. */
@@ -23,6 +23,7 @@ interface Report {
 }
 
 const NONE: Report[] = [];
+const NO_KILLS: OomKill[] = [];
 
 /** A group kill under way (mm/oom_kill.c oom_kill_memcg_member()). */
 interface Sweep {
@@ -51,6 +52,12 @@ const KINDS: Record<string, OomKind> = { CONSTRAINT_MEMCG: "memcg", CONSTRAINT_N
  * `push` gives the kills that this record completed; `end` gives the rest of the scan, with the kills that no push gave.
  */
 export function createOomScanner(options: OomScanOptions = {}): { push(record: KmsgRecord): OomKill[]; end(): OomScan } {
+  const { push, end } = createMatchedScanner(options);
+  return { push: (record) => push(record).slice(), end };
+}
+
+/** The scanner with a back door for callers that have matched the record already, or seen a stack frame without reading it. */
+export function createMatchedScanner(options: OomScanOptions): { push(record: KmsgRecord, found?: OomLine | null): OomKill[]; frame(line: number): boolean; end(): OomScan } {
   const withDetails = options.details === true;
   let open: Report[] = [];
   let sweep: Sweep | null = null;
@@ -293,7 +300,7 @@ export function createOomScanner(options: OomScanOptions = {}): { push(record: K
     if (report.text !== null) addContext(report.text, text);
   }
 
-  function push(record: KmsgRecord): OomKill[] {
+  function push(record: KmsgRecord, found?: OomLine | null): OomKill[] {
     if (record.facility !== null && record.facility !== 0) {
       if (record.seq !== null) {
         expireOnGap(record);
@@ -302,8 +309,8 @@ export function createOomScanner(options: OomScanOptions = {}): { push(record: K
       }
       return [];
     }
-    const line = matchOomLine(record.text);
-    let kills: OomKill[] = [];
+    const line = found === undefined ? matchOomLine(record.text) : found;
+    let kills: OomKill[] = NO_KILLS;
     if (line === null) {
       if (record.seq !== null) expireOnGap(record);
       onOther(record);
@@ -363,6 +370,14 @@ export function createOomScanner(options: OomScanOptions = {}): { push(record: K
     return kills;
   }
 
+  /** Notes a stack frame oom_kill_process() on this line; false where the open reports need the record itself. */
+  function frame(line: number): boolean {
+    if (open.length === 0) return true;
+    if (open.length > 1 || open[0]!.caller !== null) return false;
+    open[0]!.frameLine ??= line;
+    return true;
+  }
+
   /** Records lost before this one; below 0 where the log starts over. Lines that were passed over unread count as records. */
   function gapBefore(record: KmsgRecord): number {
     if (record.seq === null || lastSeq === null) return 0;
@@ -392,7 +407,7 @@ export function createOomScanner(options: OomScanOptions = {}): { push(record: K
     return scan;
   }
 
-  return { push, end };
+  return { push, frame, end };
 }
 
 /** All at once. */
