@@ -363,9 +363,10 @@ Exit Reap(const Child& child, int flags, int* error) {
   exit.pid = child.pid;
   std::lock_guard<std::mutex> lock(children_mutex);
   *error = Wait(child.pid, flags, &exit);
-  if (*error != EAGAIN) {
-    children.erase(child.pid);
-    if (child.pidfd >= 0) close(child.pidfd);
+  const auto found = children.find(child.pid);
+  if (*error != EAGAIN && found != children.end()) {
+    if (found->second >= 0) close(found->second);
+    children.erase(found);
   }
   return exit;
 }
@@ -410,7 +411,7 @@ Napi::Value OnExit(const Napi::CallbackInfo& info) {
   {
     std::lock_guard<std::mutex> lock(children_mutex);
     const auto found = children.find(child.pid);
-    if (found == children.end() || found->second != child.pidfd) {
+    if (found == children.end() || (child.pidfd >= 0 && found->second != child.pidfd)) {
       Reject(info.Env(), "child", "one that spawn returned and that has not been reaped");
     }
   }

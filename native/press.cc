@@ -187,20 +187,22 @@ uint64_t MultiplyDivide(uint64_t a, uint64_t b, uint64_t by) {
   return static_cast<uint64_t>(static_cast<unsigned __int128>(a) * b / by);
 }
 
-// Deadlines are absolute, so that being late once is not being late ever after.
+// Each step begins when the one before is due and is done by its own deadline. Deadlines are
+// absolute, so that being late once is not being late ever after.
 void PressByRate(Slice* slice) {
   const uint64_t total = slice->to - slice->from;
   const uint64_t duration = MultiplyDivide(total, 1000000, slice->rate);
   uint64_t at = slice->from;
-  for (uint64_t k = 1; at < slice->to && !slice->failure; ++k) {
-    const bool last = k * kRateStep >= duration;
-    const uint64_t elapsed = last ? duration : k * kRateStep;
-    const uint64_t allowed = MultiplyDivide(slice->rate, elapsed, 1000000) / kPage * kPage;
-    SleepUntil(slice->start + elapsed);
-    PressTo(slice, &at, last || allowed > total ? slice->to : slice->from + allowed);
+  for (uint64_t due = 0; due < duration && !slice->failure;) {
+    SleepUntil(slice->start + due);
+    due = due + kRateStep < duration ? due + kRateStep : duration;
+    const uint64_t allowed = MultiplyDivide(slice->rate, due, 1000000) / kPage * kPage;
+    PressTo(slice, &at, due == duration || allowed > total ? slice->to : slice->from + allowed);
   }
-  const uint64_t tolerance = duration / 100 + 2 * kRateStep;
+  PressTo(slice, &at, slice->to);
+  const uint64_t tolerance = duration / 100 + kRateStep;
   slice->slow = Now() > slice->start + duration + tolerance;
+  if (!slice->failure) SleepUntil(slice->start + duration);
 }
 
 void PressBySteps(Slice* slice) {
