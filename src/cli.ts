@@ -39,11 +39,6 @@ function commands(streams: Streams, interrupt: AbortController, exit: (status: n
     .exitOverride()
     .showSuggestionAfterError()
     .configureHelp({ showGlobalOptions: false });
-  program.action(() => {
-    program.outputHelp({ error: true });
-    exit(2);
-  });
-
   const reporter = (): Option => new Option("--reporter <name[=file]>", "terminal, json, ndjson, dmesg; repeatable; without =file on stdout").argParser(collect).default([] as string[], "terminal");
 
   program

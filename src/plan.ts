@@ -34,6 +34,8 @@ export interface Capabilities {
   memAvailable: number;
   swapTotal: number;
   hierarchies: Hierarchy[];
+  /** The version that the memory controller is on, usable or not. */
+  memoryController: CgroupVersion | null;
   /** Why a cgroup version cannot be used, in words. */
   cgroupProblems: Partial<Record<CgroupVersion, string>>;
   /** Why the kernel log cannot be read, or null. */
@@ -402,7 +404,7 @@ function internalProcess(scenario: Scenario, enabling: Set<string>): string | nu
 
 /** Lays a scenario out for one machine. Never throws: what cannot run says so in `skip`. */
 export function planScenario(scenario: Scenario, caps: Capabilities, options: PlanOptions): Plan {
-  const version = options.cgroupVersion ?? scenario.machine.cgroup ?? caps.hierarchies[0]?.version ?? (caps.cgroupProblems[1] && !caps.cgroupProblems[2] ? 1 : 2);
+  const version = options.cgroupVersion ?? scenario.machine.cgroup ?? caps.memoryController ?? 2;
   const hierarchy = hierarchyOf(caps, version);
   const topName = `oomlab-${options.runId}`;
   const topPath = `${hierarchy?.path ?? ""}/${topName}`;

@@ -182,13 +182,13 @@ export function openFiles(root: string): { read(name: string, file: string): str
         return readDescriptor(fd);
       } catch (error) {
         const { code } = error as NodeJS.ErrnoException;
-        if (code === "ENODEV" || code === "EOPNOTSUPP" || code === "EINVAL") return undefined;
-        throw error;
+        if (code === "EOPNOTSUPP" || code === "EINVAL") return undefined;
+        throw code === "ENODEV" ? gone(join(root, name)) : error;
       }
     },
     directory(name) {
       const fd = descriptor(`${name}/`, join(root, name), constants.O_RDONLY | constants.O_DIRECTORY);
-      if (fd === undefined) throw new MachineError("CGROUP_GONE", `the cgroup ${join(root, name)} is gone`);
+      if (fd === undefined) throw gone(join(root, name));
       return fd;
     },
     forget(name) {
@@ -204,6 +204,8 @@ export function openFiles(root: string): { read(name: string, file: string): str
     },
   };
 }
+
+const gone = (path: string): MachineError => new MachineError("CGROUP_GONE", `the cgroup ${path} was removed while the run was using it`);
 
 interface Mount {
   root: string;
@@ -234,6 +236,8 @@ function ownCgroup(mount: Mount, path: string): { directory: string; path: strin
 
 export interface CgroupProbe {
   hierarchies: HierarchyProbe[];
+  /** The version that the memory controller is on. */
+  memoryController: 1 | 2 | null;
   problems: Partial<Record<1 | 2, string>>;
 }
 
@@ -270,18 +274,20 @@ export function probeCgroups(root: string): CgroupProbe {
     }
   }
 
+  let memoryController: CgroupProbe["memoryController"] = v1 ? 1 : null;
   const v2 = mounts.find((mount) => mount.type === "cgroup2");
   if (!v2) problems[2] = "cgroup v2 is not mounted on this machine";
   else {
     const available = readOr(join(root, v2.point, "cgroup.controllers"), "").trim().split(" ");
     if (!available.includes("memory")) problems[2] = "cgroup v2's memory controller is not available on this machine (it is on cgroup v1, or disabled)";
     else {
+      memoryController = 2;
       const home = homeOnV2(within(v2), paths.get("cgroup2") ?? "/");
       if (typeof home === "string") problems[2] = home;
       else hierarchies.push({ version: 2, mount: join(root, v2.point), ...home, cpusetDirectory: null, memsw: false });
     }
   }
-  return { hierarchies, problems };
+  return { hierarchies, memoryController, problems };
 }
 
 /**

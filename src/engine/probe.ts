@@ -47,7 +47,7 @@ export function probe(): Capabilities {
   const kB = (key: string): number => Number(new RegExp(`^${key}:\\s+(\\d+)`, "m").exec(meminfo)?.[1] ?? 0);
   const status = read("/proc/self/status");
   const effective = BigInt(`0x${/^CapEff:\s+([0-9a-f]+)/m.exec(status)?.[1] ?? "0"}`);
-  const { hierarchies, problems } = probeCgroups("/");
+  const { hierarchies, memoryController, problems } = probeCgroups("/");
   const hugePages = kB("HugePages_Free") - kB("HugePages_Rsvd");
   return {
     kernel: release(),
@@ -57,6 +57,7 @@ export function probe(): Capabilities {
     memAvailable: kB("MemAvailable") * 1024,
     swapTotal: kB("SwapTotal") * 1024,
     hierarchies,
+    memoryController,
     cgroupProblems: problems,
     kmsgProblem: kmsgProblem(),
     capabilities: Object.entries(capabilityBits)

@@ -66,6 +66,7 @@ class Run {
   readonly #watches: PollHandle[] = [];
   readonly #descriptors: number[] = [];
   readonly #lastLevels = new Map<string, string>();
+  readonly #lost = new Set<string>();
   #cgroups: CgroupDriver | null = null;
   #parent: string | null = null;
   #cpusetParent: string | null = null;
@@ -211,7 +212,7 @@ class Run {
   /** OOM kills that our cgroups' own counters tell, summed. */
   #killCount(): number {
     return this.#made.reduce((sum, name) => {
-      const { "memory.events.local.oom_kill": own, "memory.events.oom_kill": all } = this.#driver.counters(name);
+      const { "memory.events.local.oom_kill": own, "memory.events.oom_kill": all } = this.#read(name, () => this.#driver.counters(name)) ?? {};
       return sum + (typeof own === "number" ? own : typeof all === "number" ? all : 0);
     }, 0);
   }
@@ -220,16 +221,23 @@ class Run {
     for (const name of this.#made) {
       // The ancestors belong to it: a limit above may be the one that is hit.
       if (only !== undefined && name !== only && name !== "" && !only.startsWith(`${name}/`)) continue;
-      let counters: Counters;
-      try {
-        counters = this.#driver.counters(name);
-      } catch (error) {
-        this.#emit(asErrorEvent(gone(error, name)));
-        continue;
-      }
+      const counters = this.#read(name, () => this.#driver.counters(name));
+      if (counters === null) continue;
       this.#emit({ type: "counters", cgroup: name, moment, counters });
     }
     if (moment === "settled" || moment === "end") this.#emit({ type: "vmstat", moment, oomKill: oomKillsOfMachine() });
+  }
+
+  /** Reads counters; a cgroup that somebody removed under the run is told once, as an error. */
+  #read(name: string, read: () => Counters): Counters | null {
+    if (this.#lost.has(name)) return null;
+    try {
+      return read();
+    } catch (error) {
+      this.#lost.add(name);
+      this.#emit(asErrorEvent(error));
+      return null;
+    }
   }
 
   /** Samples levels and drains the kernel log; less often as a run goes on. */
@@ -238,7 +246,8 @@ class Run {
       this.#drain();
       for (const name of this.#made) {
         if (name === "") continue;
-        const counters = this.#driver.levels(name);
+        const counters = this.#read(name, () => this.#driver.levels(name));
+        if (counters === null) continue;
         const told = JSON.stringify(counters);
         if (this.#lastLevels.get(name) === told) continue;
         this.#lastLevels.set(name, told);
@@ -392,7 +401,7 @@ class Run {
       const touched = [...state.bytes.values()].reduce((sum, bytes) => sum + bytes, 0);
       return until.touched === null ? state.touched.size >= state.plan.workers : touched >= until.touched;
     }
-    const counters = this.#driver.counters(until.cgroup);
+    const counters = this.#read(until.cgroup, () => this.#driver.counters(until.cgroup)) ?? {};
     return until.counters.every(({ key, compare }) => {
       const value = counters[key];
       return value !== undefined && compares(value === "max" ? Number.POSITIVE_INFINITY : value, compare.op, compare.value);
@@ -401,7 +410,7 @@ class Run {
 
   #describe(until: Extract<PlannedStep, { do: "wait" }>["until"]): string {
     if (until.of === "process") return until.state === "exited" ? `the end of ${until.process}` : `${until.process} having touched ${until.touched ?? "all its"} bytes`;
-    const counters = this.#driver.counters(until.cgroup);
+    const counters = this.#read(until.cgroup, () => this.#driver.counters(until.cgroup)) ?? {};
     return until.counters.map(({ key, compare }) => `${key} ${compare.text} in ${until.cgroup} (it is ${counters[key] ?? "not told by this kernel"})`).join(", ");
   }
 
@@ -589,11 +598,6 @@ function writeError(error: NodeJS.ErrnoException, cgroup: string, file: string, 
     EROFS: "the cgroup filesystem is mounted read-only (a container: run it with --privileged)",
   };
   return new MachineError("CGROUP_WRITE", `cannot write ${value} to ${file} of cgroup ${cgroup} (${why}): ${error.code ?? error.message}`, { cause: error, ...(hints[error.code ?? ""] ? { hint: hints[error.code ?? ""] as string } : {}) });
-}
-
-function gone(error: unknown, name: string): unknown {
-  const { code } = error as NodeJS.ErrnoException;
-  return code === "ENOENT" || code === "ENODEV" ? new MachineError("CGROUP_GONE", `the cgroup ${name || "of the run"} was removed while the run was using it`, { cause: error }) : error;
 }
 
 function spawnError(error: unknown, name: string): unknown {

@@ -20,6 +20,7 @@ export function machineWith(changes: Partial<Capabilities> = {}, versions: (1 | 
     memAvailable: 7 * 2 ** 30,
     swapTotal: 0,
     hierarchies: versions.map(hierarchy),
+    memoryController: versions[0] ?? null,
     cgroupProblems: {},
     kmsgProblem: null,
     capabilities: ["KILL", "SETGID", "SETUID", "SYS_ADMIN", "SYS_RESOURCE", "SYSLOG"],

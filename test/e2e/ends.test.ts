@@ -1,0 +1,252 @@
+import { copyFileSync, cpSync, chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { execa } from "execa";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { bin, canRun, eventually, leftovers, oomlab, processesWith, root, start } from "../helpers/cli.ts";
+import { needs } from "../helpers/needs.ts";
+
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "oomlab-ends-"));
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** A scenario that holds memory in workers and in a command's descendants, one of them in a session of its own. */
+function holding(mark: string): string {
+  const path = join(folder, `${mark}.yaml`);
+  writeFileSync(
+    path,
+    `name: holds
+cgroups: { a: { memory.max: 64Mi, memory.swap.max: 0 }, b: { memory.max: 64Mi } }
+processes:
+  hog: { cgroup: a, stress: { anon: 8Mi, hold: 60s, workers: 2 } }
+  sh: { cgroup: b, command: "(exec -a ${mark} sleep 60) & (exec setsid -f sleep 60) ; exec -a ${mark} sleep 60" }
+expect: { oom: none }
+`.replaceAll("command: \"", "command: [bash, -c, \"").replace("sleep 60\" }", "sleep 60\"] }"),
+  );
+  return path;
+}
+
+const running = (mark: string): boolean => processesWith(mark).length >= 2 && processesWith("--hold").length >= 3;
+
+describe("bad ends", needs(canRun), () => {
+  test.each(["SIGINT", "SIGTERM", "SIGHUP"] as const)("%s ends the run in order: status 130, no process and no cgroup left", async (signal) => {
+    const mark = `oomlab-mark-${signal.toLowerCase()}`;
+    const run = start(["run", holding(mark)]);
+    await eventually(() => running(mark), "the run's processes");
+    run.kill(signal);
+    const { exitCode, stdout } = await run.ended;
+    expect(exitCode).toBe(130);
+    expect(String(stdout)).toMatch(new RegExp(`interrupted \\(${signal}\\)`));
+    expect(leftovers()).toEqual([]);
+    expect(processesWith(mark)).toEqual([]);
+  });
+
+  test("kill -9 of oomlab takes its workers along, and clean removes the rest", async () => {
+    const mark = "oomlab-mark-kill9";
+    const run = start(["run", holding(mark)]);
+    await eventually(() => running(mark), "the run's processes");
+    run.kill("SIGKILL");
+    await run.ended;
+    await eventually(() => processesWith("--hold").length === 0, "the workers' end");
+    expect(leftovers()).not.toEqual([]);
+    const { stdout, exitCode } = await oomlab(["clean"]);
+    expect(exitCode).toBe(0);
+    expect(stdout).toMatch(/^removed .*\/oomlab-[0-9a-z]+$/m);
+    expect(leftovers()).toEqual([]);
+    expect(processesWith(mark)).toEqual([]);
+  });
+
+  test("the next run removes what a killed one left", async () => {
+    const mark = "oomlab-mark-next";
+    const run = start(["run", holding(mark)]);
+    await eventually(() => running(mark), "the run's processes");
+    run.kill("SIGKILL");
+    await run.ended;
+    const next = await oomlab(["run", "scenarios/memcg/own-limit.yaml"]);
+    expect(next.exitCode).toBe(0);
+    expect(leftovers()).toEqual([]);
+  });
+
+  test("clean leaves a living run alone", async () => {
+    const mark = "oomlab-mark-alive";
+    const run = start(["run", holding(mark)]);
+    await eventually(() => running(mark), "the run's processes");
+    const { stdout } = await oomlab(["clean"]);
+    expect(stdout).toMatch(/its oomlab is still running/);
+    expect(running(mark)).toBe(true);
+    run.kill("SIGINT");
+    await run.ended;
+    expect(leftovers()).toEqual([]);
+  });
+
+  test("kill -9 of a worker is no OOM kill, and no proof of survival either", async () => {
+    const path = join(folder, "worker.yaml");
+    writeFileSync(path, "name: worker\ncgroups: { a: { memory.max: 64Mi } }\nprocesses: { hog: { cgroup: a, stress: { anon: 32Mi, rate: 4Mi/s } } }\nexpect: { oom: none }\n");
+    const run = start(["run", path, "--reporter", "json"]);
+    await eventually(() => processesWith("--sync-fd").length === 1, "the worker");
+    process.kill(processesWith("--sync-fd")[0] ?? 0, "SIGKILL");
+    const { stdout, exitCode } = await run.ended;
+    const [told] = JSON.parse(String(stdout)).scenarios;
+    expect(told).toMatchObject({ status: "inconclusive", reason: expect.stringMatching(/SIGKILL that no kernel record or counter explains/), observed: { oom: "none", kills: [] } });
+    expect(exitCode).toBe(3);
+  });
+
+  test("a cgroup that is removed under its feet is told in plain words", async () => {
+    const path = join(folder, "removed.yaml");
+    writeFileSync(path, "name: removed\ncgroups: { a: { memory.max: 64Mi }, b: { memory.max: 64Mi } }\nprocesses: { hog: { cgroup: a, stress: { anon: 1Mi, hold: 1500ms } } }\nexpect: { oom: none }\n");
+    const run = start(["run", path]);
+    await eventually(() => leftovers().some((line) => line.includes("oomlab-")) && processesWith("--sync-fd").length === 1, "the run's cgroup");
+    const top = leftovers().find((line) => /oomlab-[0-9a-z]+$/.test(line)) ?? "";
+    await execa("rmdir", [join(top, "b")]);
+    const { stdout, stderr, exitCode } = await run.ended;
+    expect(String(stdout)).toMatch(/errored in \d+ ms: the cgroup \S+\/b was removed while the run was using it/);
+    expect(`${String(stdout)}${String(stderr)}`).not.toMatch(/^\s+at /m);
+    expect(exitCode).toBe(3);
+    expect(leftovers()).toEqual([]);
+  });
+
+  test("a reader that goes away is no error", async () => {
+    const { stderr } = await execa("sh", ["-c", `"${process.execPath}" "${bin}" run scenarios/memcg/own-limit.yaml | head -1`], { cwd: root, reject: false });
+    expect(stderr).toBe("");
+    expect(leftovers()).toEqual([]);
+  });
+
+  test("a folder or file that cannot be written is told before anything is run", async () => {
+    const file = join(folder, "a-file");
+    writeFileSync(file, "");
+    const { stderr, exitCode } = await oomlab(["run", "scenarios/memcg/own-limit.yaml", "--output", join(file, "below")]);
+    expect(exitCode).toBe(3);
+    expect(stderr).toMatch(/^oomlab: records cannot be written to .*a-file\/below: /);
+    expect(stderr).not.toMatch(/^\s+at /m);
+    const report = await oomlab(["run", "scenarios/memcg/own-limit.yaml", "--reporter", `json=${join(file, "below.json")}`]);
+    expect(report.exitCode).toBe(3);
+    expect(report.stderr).toMatch(/^oomlab: the report .*below\.json cannot be written: /);
+  });
+
+  test("a full disk costs the record, not the verdict, and is told", async () => {
+    const mount = join(folder, "full");
+    mkdirSync(mount);
+    await execa("mount", ["-t", "tmpfs", "-o", "size=8k", "none", mount]);
+    try {
+      const { stdout, stderr, exitCode } = await oomlab(["run", "scenarios/memcg/own-limit.yaml", "--output", mount]);
+      expect(stdout).toMatch(/2 passed$/);
+      expect(stderr).toMatch(/the record .* is incomplete: ENOSPC/);
+      expect(exitCode).toBe(3);
+    } finally {
+      await execa("umount", [mount]);
+    }
+  });
+});
+
+describe("machines that lack something", needs(canRun), () => {
+  /** oomlab in a mount namespace of its own, after some shell commands there. */
+  const within = async (commands: string, args: string[]): Promise<{ stdout: string; stderr: string; exitCode: number | undefined }> => {
+    const { stdout, stderr, exitCode } = await execa("unshare", ["--mount", "sh", "-c", `${commands} && exec "$@"`, "sh", process.execPath, bin, ...args], { cwd: root, reject: false });
+    return { stdout, stderr, exitCode };
+  };
+
+  test("a read-only cgroup filesystem is a reason to skip, with what to do", async () => {
+    const { stdout, exitCode } = await within("for m in $(awk '$3 ~ /^cgroup/ {print $2}' /proc/mounts); do mount -o remount,ro,bind $m; done", ["run", "scenarios/memcg/own-limit.yaml"]);
+    expect(stdout).toMatch(/skipped: the cgroup filesystem at .* is mounted read-only \(a container: run it with --privileged\)/);
+    expect(exitCode).toBe(3);
+  });
+
+  test("without /dev/kmsg there is no proof, so nothing is run", async () => {
+    const { stdout, exitCode } = await within("mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9", ["run", "scenarios/memcg/own-limit.yaml"]);
+    expect(stdout).toMatch(/skipped: there is no \/dev\/kmsg/);
+    expect(exitCode).toBe(3);
+  });
+
+  test("without a memory controller the reason names it", async () => {
+    const { stdout, exitCode } = await within("umount -l /sys/fs/cgroup/memory 2>/dev/null || umount -l /sys/fs/cgroup", ["run", "scenarios/memcg/own-limit.yaml"]);
+    expect(stdout).toMatch(/skipped: cgroup v[12]/);
+    expect(exitCode).toBe(3);
+    expect((await within("umount -l /sys/fs/cgroup/memory 2>/dev/null || umount -l /sys/fs/cgroup", ["doctor"])).exitCode).toBe(3);
+  });
+
+  test("an ordinary user is told to be root", async () => {
+    const copy = join(folder, "copy");
+    for (const path of ["dist", "native/build/Release"]) mkdirSync(join(copy, path), { recursive: true });
+    cpSync(join(root, "dist"), join(copy, "dist"), { recursive: true });
+    for (const file of ["oomlab.node", "stress"]) copyFileSync(join(root, "native/build/Release", file), join(copy, "native/build/Release", file));
+    copyFileSync(join(root, "scenarios/memcg/own-limit.yaml"), join(copy, "own-limit.yaml"));
+    chmodSync(folder, 0o755);
+    const { stdout, stderr, exitCode } = await execa("setpriv", ["--reuid=65534", "--regid=65534", "--clear-groups", process.execPath, join(copy, "dist/oomlab.cjs"), "run", join(copy, "own-limit.yaml")], { reject: false });
+    expect(stdout).toMatch(/skipped: .*run oomlab as root/);
+    expect(stderr).toBe("");
+    expect(exitCode).toBe(3);
+  });
+
+  test("without the native part it says how to build it", async () => {
+    const copy = join(folder, "unbuilt");
+    mkdirSync(copy);
+    cpSync(join(root, "dist"), join(copy, "dist"), { recursive: true });
+    copyFileSync(join(root, "scenarios/memcg/own-limit.yaml"), join(copy, "own-limit.yaml"));
+    for (const args of [["run", join(copy, "own-limit.yaml")], ["stress", "-m", "1"], ["doctor"]]) {
+      const { stdout, stderr, exitCode } = await execa(process.execPath, [join(copy, "dist/oomlab.cjs"), ...args], { reject: false });
+      expect(`${stdout}${stderr}`).toMatch(/the native part is not built.*\n.*run `npm run setup`/);
+      expect(`${stdout}${stderr}`).not.toMatch(/^\s+at /m);
+      expect(exitCode).toBe(3);
+    }
+  });
+});
+
+describe("the command line", () => {
+  test.each([
+    [["--reportr"], /unknown option '--reportr'/],
+    [["rnu"], /unknown command 'rnu'[\s\S]*Did you mean run\?/],
+    [["run", "--reportr", "json"], /Did you mean --reporter\?/],
+    [["run", "--reporter", "jsn"], /there is no reporter "jsn": expected one of terminal, json/],
+    [["run", "--machine", "moon"], /Allowed choices are auto, host, vm, container, kubernetes/],
+    [["run", "--cgroup", "v3"], /Expected v1, v2 or v1,v2/],
+    [["run", "--timeout", "5parsecs"], /--timeout/],
+    [["run", "--shard", "3/2"], /Expected i\/n/],
+    [["run", "-j", "0"], /whole number from 1/],
+    [["run", "-g", "("], /--grep/],
+    [["run", "no/such/file.yaml"], /no\/such\/file\.yaml/],
+    [["validate", "no/such/folder"], /no\/such\/folder/],
+    [["report"], /name the records to report/],
+    [["report", "package.json"], /package\.json:1: expected/],
+    [["report", "no-such-record"], /no-such-record cannot be read/],
+    [["explain", "no-such-log"], /no-such-log cannot be read/],
+  ])("oomlab %s is wrong usage: status 2 and what would be right", async (args, words) => {
+    const { stderr, stdout, exitCode } = await oomlab(args);
+    expect(stderr).toMatch(words);
+    expect(stderr).not.toMatch(/^\s+at /m);
+    expect(stdout).toBe("");
+    expect(exitCode).toBe(2);
+  });
+
+  test("run with no file in sight says what to do next", async () => {
+    const { stderr, exitCode } = await oomlab(["run"], { cwd: folder });
+    expect(exitCode).toBe(2);
+    expect(stderr.split("\n").length).toBeLessThan(8);
+    expect(stderr).toMatch(/oomlab run/);
+  });
+
+  test("explain reads a file and standard input alike", async () => {
+    const log = join(root, "test/fixtures/blog.log");
+    const file = await oomlab(["explain", log, "--reporter", "json"]);
+    const stdin = await oomlab(["explain", "--reporter", "json"], { input: readFileSync(log) });
+    expect(file.exitCode).toBe(0);
+    expect(stdin.stdout).toBe(file.stdout);
+    const { kills } = JSON.parse(file.stdout);
+    expect(kills.map(({ kind, victim }: { kind: string; victim: { pid: number; comm: string } }) => [kind, victim.pid, victim.comm])).toEqual([["memcg", 27881, "stress"]]);
+  });
+
+  test("explain of a log without a kill is status 0", async () => {
+    const { stdout, exitCode } = await oomlab(["explain"], { input: "nothing of interest\n" });
+    expect(stdout).toBe("no OOM kill in this log");
+    expect(exitCode).toBe(0);
+  });
+
+  test("schema prints a JSON Schema, stress the worker's help, doctor what is there", async () => {
+    expect(JSON.parse((await oomlab(["schema"])).stdout)).toMatchObject({ $schema: expect.stringContaining("json-schema.org") });
+    const help = await oomlab(["stress", "--help"]);
+    expect(help.stdout).toContain("--vm-bytes");
+    const doctor = JSON.parse((await oomlab(["doctor", "--reporter", "json"])).stdout);
+    expect(doctor.findings.map(({ name }: { name: string }) => name)).toEqual(expect.arrayContaining(["native part", "cgroup v1", "cgroup v2", "kernel log"]));
+  });
+});
