@@ -291,9 +291,9 @@ function decoderOf(bytes: Uint8Array): (from: number, to: number) => string {
   return (from, to) => decoder.decode(bytes.subarray(from, to));
 }
 
-/** Whether the bytes at `at` are `text`. */
+/** Whether the bytes at `at` are `text`, up to a colour code in between. */
 function isText(bytes: Uint8Array, at: number, text: string): boolean {
-  for (let i = 0; i < text.length; i++) if (bytes[at + i] !== text.charCodeAt(i)) return false;
+  for (let i = 0; i < text.length; i++) if (bytes[at + i] !== text.charCodeAt(i)) return bytes[at + i] === 27;
   return true;
 }
 
@@ -305,7 +305,7 @@ function isDigit(code: number | undefined): boolean {
 function isTextOrCut(bytes: Uint8Array, at: number, text: string): boolean {
   for (let i = 0; i < text.length; i++) {
     const code = bytes[at + i];
-    if (code !== text.charCodeAt(i)) return i > 0 && (code === 10 || code === 13 || code === 0);
+    if (code !== text.charCodeAt(i)) return code === 27 || (i > 0 && (code === 10 || code === 13 || code === 0));
   }
   return true;
 }

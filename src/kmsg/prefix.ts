@@ -61,14 +61,14 @@ function readUptime(line: string, head: PrefixedLine): number {
   if (at - point !== 6 || line.charCodeAt(at) !== 93 || line.charCodeAt(at + 1) !== 32) return -1;
   at += 2;
   // A caller id, or the host and tag of journalctl -o short-monotonic, may follow.
-  if (line.charCodeAt(at) === 91 || TAG_AHEAD.test(line.slice(at, at + 340))) return -1;
+  if (line.charCodeAt(at) === 91 || TAG_AHEAD.test(line.slice(at, at + 300))) return -1;
   head.origin = "kernel";
   head.timeUs = seconds * 1_000_000 + micros;
   head.text = line.slice(at);
   return at;
 }
 
-const TAG_AHEAD = /^[^\s:[\]]{1,255} [^\s:[\]]{1,128}(?:\[\d{1,10}\])?:(?: |$)|^[^\s:[\]]{1,255} [a-z0-9]{2,8}\.[a-z]{2,8} /;
+const TAG_AHEAD = /^[^\s:[\]]{1,255} kernel(?:\[\d{1,10}\])?: /;
 
 /** Mail quoting, pasted indentation. */
 function skipQuotes(line: string): number {
@@ -116,7 +116,7 @@ const UPTIME = /^\[ {0,11}(\d{1,10})\.(\d{1,9})(?:,\d{1,3}|@\d{1,3}| <[ \d.]{1,2
 const CALLER = /^\[ {0,16}([TC]\d{1,10})\] ?/;
 const DELTA = /^\[ {0,3}<? {0,12}[+-]?\d{1,10}\.\d{1,9}>?\] ?|^\[<[ \d.]{1,24}>\] ?/;
 // `[Sat Apr 27 22:56:09 2019]`, in any language; `[Aug12 03:54]` of dmesg -H.
-const WALL = /^\[[^\][]{0,48}?\d{1,2}[:.]\d{2}(?:[:.]\d{2})?[^\][]{0,24}\] ?/;
+const WALL = /^\[[^\][]{0,48}?\d{1,2}[:.]\d{2}(?:[:.]\d{2})?[^\][]{0,24}\](?:: | ?)/;
 
 /** Timestamps in brackets and what may follow them. */
 function readBrackets(line: string, at: number, head: PrefixedLine, outer: boolean): number {
@@ -146,11 +146,8 @@ function readBrackets(line: string, at: number, head: PrefixedLine, outer: boole
   // journalctl -o short-monotonic: a host and a tag follow.
   if (outer) {
     const tag = readTag(line.slice(end, end + MAX_PREFIX));
-    if (tag !== null && tag.host) {
-      if (!tag.kernel) head.origin = "other";
-      const inner = tag.kernel && line[end + tag.length] === "[" ? readBrackets(line, end + tag.length, head, false) : -1;
-      return inner === -1 ? end + tag.length : inner;
-    }
+    // Anything but "host kernel: " is the kernel's own text ("Call Trace:", "usb 1-1: ..."), or keeps its tag and so matches nothing.
+    if (tag !== null && tag.host && tag.kernel) return afterTag(line, end + tag.length, head);
   }
   return end;
 }

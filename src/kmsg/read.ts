@@ -118,8 +118,10 @@ export function createLineReader(emit: (record: KmsgRecord, found?: OomLine | nu
       const rank = rankOf(found);
       if (best === null || rank > best.rank) best = { text: joined, rank, found };
     }
-    const stub = best !== null && best.found === null && isStub(best.text);
-    if (best === null || (best.rank <= wait.rank && !stub)) return false;
+    if (best === null) return false;
+    // Still unfinished, but no worse: the next line may end it. Paths hold no blanks as a rule.
+    const onward = best.found === null ? isStub(best.text) : best.found.type === "selected" && !best.found.whole && best.rank === wait.rank && !next.includes(" ");
+    if (best.rank <= wait.rank && !onward) return false;
     wait.record = { ...wait.record, text: best.text };
     wait.rank = best.rank;
     wait.joins++;

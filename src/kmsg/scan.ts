@@ -204,7 +204,7 @@ export function createMatchedScanner(options: OomScanOptions): { push(record: Km
     const named = report !== null && (report.selected?.pid === killed.pid || report.chosen !== null);
     if (killed.shape === "garbled" || killed.comm === null || (killed.shape === "cut" && strict)) {
       const reason = `a "Killed process ${killed.pid}" record that is ${killed.shape === "garbled" ? "not in the kernel's words" : "cut off"}: no kill is told from it`;
-      if (report !== null && named) giveUp(report, reason);
+      if (report !== null && (named || killed.shape === "cut")) giveUp(report, reason);
       else if (scan.incomplete.length < MAX_LISTED) scan.incomplete.push({ line: record.line, reason });
       return [];
     }
