@@ -84,6 +84,8 @@ export interface PlannedProcess {
   /** Bytes that each of its workers states it will touch; null for a command. */
   bytes: number | null;
   workers: number;
+  /** Makes processes or threads of its own that the kernel's log may name. */
+  forks: boolean;
   /** Holds what it has touched until the others have ended. */
   waits: boolean;
 }
@@ -290,6 +292,7 @@ function planProcess(spec: ProcessSpec, scenario: Scenario, caps: Capabilities):
       cwd: null,
       bytes: stress.memory.reduce((sum, { size }) => sum + sizeIn(size, whole), 0),
       workers: stress.workers,
+      forks: stress.shareVm > 0 || stress.exitMainThread,
       waits: stress.hold === "forever",
     };
   }
@@ -304,6 +307,7 @@ function planProcess(spec: ProcessSpec, scenario: Scenario, caps: Capabilities):
       cwd: null,
       bytes: sizes.reduce((sum, { bytes }) => sum + bytes, 0),
       workers: 1,
+      forks: false,
       waits: node.hold === "forever",
     };
   }
@@ -315,6 +319,7 @@ function planProcess(spec: ProcessSpec, scenario: Scenario, caps: Capabilities):
     cwd: workload.cwd,
     bytes: null,
     workers: 1,
+    forks: true,
     waits: false,
   };
 }

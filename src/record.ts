@@ -41,6 +41,7 @@ export type RunEventBody =
   | { type: "process-start"; process: string; pid: number; cgroup: string | null }
   | { type: "worker"; process: string; report: WorkerReport }
   | { type: "output"; process: string; text: string }
+  /** Processes and threads seen in a cgroup whose processes fork. */
   | { type: "procs"; cgroup: string; pids: number[] }
   | { type: "process-exit"; process: string; pid: number; code: number | null; signal: string | null; coreDumped: boolean; userUs: number; systemUs: number }
   | { type: "kill"; process: string | null; cgroup: string | null; pid: number; signal: string; why: "step" | "timeout" | "interrupted" | "cleanup" }

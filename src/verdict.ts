@@ -158,7 +158,7 @@ class Judge {
     const durationMs = eventsOf(this.#events, "end")[0]?.durationMs ?? null;
     const base = { ...identity(this.#plan, this.#run.capabilities?.kernel ?? null), durationMs, kernelLog: this.#kernelLog() };
     const observed: Observed = {
-      oom: kills[0]?.kind ?? (this.#evidence.logComplete || this.#counted() !== null ? "none" : "unknown"),
+      oom: kills[0]?.kind ?? this.#withoutKill(),
       kills,
       foreignKills: foreign,
       processes: this.#processes(kills),
@@ -448,6 +448,12 @@ class Judge {
       checks.push({ name: "other OOM kills", expected: "none", actual: others.map(describeKill), status: "failed", evidence: others.flatMap(({ evidence }) => evidence) });
     }
     return checks;
+  }
+
+  /** What is known where no kill was told: only counters that stand still prove that none happened. */
+  #withoutKill(): Kind {
+    const counted = this.#counted();
+    return counted === 0 ? "none" : "unknown";
   }
 
   /** Whether "no OOM kill happened" is proven: the log is whole, or the counters stand still. */

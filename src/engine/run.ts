@@ -253,14 +253,15 @@ class Run {
         this.#lastLevels.set(name, told);
         this.#emit({ type: "counters", cgroup: name, moment: "sample", counters });
       }
-      for (const { plan } of this.#processes.values()) if (plan.program === "command" && plan.cgroup !== null) this.#tellProcs(plan.cgroup);
+      for (const { plan } of this.#processes.values()) if (plan.forks && plan.cgroup !== null) this.#tellThreads(plan.cgroup);
       this.#changed();
       this.#sample(Math.min(50, everyMs * 1.05));
     }, everyMs);
   }
 
-  #tellProcs(cgroup: string): void {
-    const pids = this.#driver.procs(cgroup);
+  /** Whom the log may name beside the process itself. */
+  #tellThreads(cgroup: string): void {
+    const pids = this.#driver.threads(cgroup);
     const told = pids.join();
     if (this.#lastLevels.get(`${cgroup}/procs`) === told) return;
     this.#lastLevels.set(`${cgroup}/procs`, told);
