@@ -160,16 +160,22 @@ async function own(lab) {
   row(lab, "worker beside the memory asked for: total_vm", vm ?? [], "kB", { goal: 780 });
   row(lab, "worker beside the memory asked for: RSS", rss ?? [], "kB", { goal: 128 });
   const hello = compiled("hello", "-static");
+  const empty = compiled("empty", "-static", "-nostdlib");
   const run = (/** @type {string[]} */ ...command) => {
     const { ns, code } = timed(lab.measure, "-", command);
     verify(code === 0, `${command.join(" ")} ended with ${code}`);
     return ns / 1e6;
   };
   const ms = interleaved("exec to exit", Math.max(31, lab.rounds), {
+    empty: () => run(empty),
     glibc: () => run(hello),
     worker: () => run(worker, "--anon", "4096"),
   });
   row(lab, "exec to exit: static glibc program", ms.glibc, "ms");
+  row(lab, "exec to exit: empty program, no library", ms.empty, "ms", {
+    against: "static glibc program",
+    base: median(ms.glibc),
+  });
   row(lab, "exec to exit: worker, one page", ms.worker, "ms", {
     against: "static glibc program",
     base: median(ms.glibc),
@@ -367,7 +373,7 @@ async function main() {
   /** @type {Row[]} */
   const rows = [];
   try {
-    const lab = { home, rounds, measure: compiled("measure"), temporary, rows };
+    const lab = { home, rounds, measure: compiled("measure", "-static"), temporary, rows };
     for (const [, part] of chosen) await part(lab);
   } finally {
     clean();

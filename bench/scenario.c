@@ -1,8 +1,7 @@
-// The floor of running a scenario: scenario VERSION PARENT TIMES. Each time:
-// mkdir, limit 64 MiB (no swap), fork, the child enters the cgroup, touches 96
-// MiB and is killed; the counters and /dev/kmsg are read; rmdir. Every kill is
-// verified by all three: exit status, counter, kernel log. Prints one JSON
-// object.
+// The floor of running a scenario: scenario VERSION PARENT TIMES. Each time: mkdir, limit 64 MiB
+// (no swap), fork, the child enters the cgroup, touches 96 MiB and is killed; the counters and
+// /dev/kmsg are read; rmdir. Every kill is verified by all three: exit status, counter, kernel log.
+// Prints one JSON object.
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -17,12 +16,12 @@
 
 enum { kLimit = 64 << 20, kTouch = 96 << 20 };
 
-static void fail(const char *what, const char *on) {
+static void fail(const char* what, const char* on) {
   fprintf(stderr, "scenario: %s %s: %s\n", what, on, strerror(errno));
   exit(1);
 }
 
-static void put(const char *folder, const char *file, const char *value, int optional) {
+static void put(const char* folder, const char* file, const char* value, int optional) {
   char path[4096];
   snprintf(path, sizeof path, "%s/%s", folder, file);
   int fd = open(path, O_WRONLY);
@@ -31,7 +30,7 @@ static void put(const char *folder, const char *file, const char *value, int opt
   close(fd);
 }
 
-static long long get(const char *folder, const char *file, const char *key) {
+static long long get(const char* folder, const char* file, const char* key) {
   char path[4096], text[4096];
   snprintf(path, sizeof path, "%s/%s", folder, file);
   int fd = open(path, O_RDONLY);
@@ -43,7 +42,7 @@ static long long get(const char *folder, const char *file, const char *key) {
   text[length] = 0;
   if (!key) return atoll(text);
   size_t size = strlen(key);
-  for (char *line = text; line; line = strchr(line, '\n')) {
+  for (char* line = text; line; line = strchr(line, '\n')) {
     if (*line == '\n') ++line;
     if (strncmp(line, key, size) == 0 && line[size] == ' ') return atoll(line + size);
   }
@@ -56,9 +55,9 @@ static double now(void) {
   return time.tv_sec * 1e3 + time.tv_nsec / 1e6;
 }
 
-static void press(const char *folder) {
+static void press(const char* folder) {
   put(folder, "cgroup.procs", "0", 0);
-  volatile char *memory =
+  volatile char* memory =
       mmap(0, kTouch, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) _exit(1);
   for (size_t at = 0; at < kTouch; at += 4096) memory[at] = 1;
@@ -78,7 +77,7 @@ static int killed_in_log(int kmsg, pid_t pid) {
   }
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
   if (argc != 4) return 2;
   int v1 = strcmp(argv[1], "1") == 0;
   int times = atoi(argv[3]);
