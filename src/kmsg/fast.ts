@@ -1,6 +1,6 @@
 import { MARGIN, createFinder } from "./find.ts";
 import { MAX_LINE, createLineReader, createLogReader, modeOf } from "./read.ts";
-import { createMatchedScanner, createOomScanner } from "./scan.ts";
+import { PIECE_LINES, createMatchedScanner, createOomScanner } from "./scan.ts";
 import type { KmsgRecord, OomKill, OomScan, OomScanOptions } from "./types.ts";
 
 /** Whole text or chunks in, scan out. Looks only at lines that may hold a record of the OOM killer, unless details are wanted. */
@@ -46,7 +46,8 @@ export function createLogScanner(options: OomScanOptions = {}): { push(chunk: st
     if (mode === null) return [];
     engine = mode === "text" ? createFast(options) : createThorough(options);
     start = new Uint8Array(0);
-    return engine.push(all);
+    // A byte order mark is no text; the thorough reader's decoder knows it.
+    return engine.push(mode === "text" && all[0] === 0xef && all[1] === 0xbb && all[2] === 0xbf ? all.subarray(3) : all);
   }
 
   return {
@@ -173,9 +174,12 @@ function createFast(options: OomScanOptions): { push(bytes: Uint8Array): OomKill
         continue;
       }
       let start = hit;
-      while (start > base && bytes[start - 1] !== 10) start--;
+      const floor = Math.max(base, hit - MAX_LINE);
+      while (start > floor && bytes[start - 1] !== 10) start--;
       if ((start === base && inside) || hit - start >= MAX_LINE) {
-        at = hit + 1;
+        // So far into a line no record begins: on to the next line, lest each place in it is looked at from its start.
+        at = hit;
+        while (at < limit && bytes[at] !== 10) at++;
         continue;
       }
       let to = hit;
@@ -195,7 +199,7 @@ function createFast(options: OomScanOptions): { push(bytes: Uint8Array): OomKill
         feed(start, to, number);
       }
       at = to;
-      const wanted = reach === 3 ? PANIC_LINES : reader.waiting() ? 1 : 0;
+      const wanted = reach === 3 ? PANIC_LINES : scanner.inPieces() ? PIECE_LINES : reader.waiting() ? 1 : 0;
       if (wanted > 0 && stop !== -1) {
         at = to + 1;
         extra++;

@@ -142,7 +142,12 @@ const BARE_MESSAGE: { prefix: OomPrefix | null; allocating: boolean; told: OldCo
 function headerOf(text: string): HeaderLine | null {
   // The name before it is short: a search through a long text would find nothing that counts.
   const invoked = text.length < 256 ? text.indexOf(INVOKED) : text.slice(0, COMM_WINDOW + INVOKED.length).indexOf(INVOKED);
-  return invoked > 0 && invoked <= COMM_WINDOW ? matchHeader(text, invoked) : null;
+  return invoked > 0 && invoked <= COMM_WINDOW && isComm(text.slice(0, invoked)) ? matchHeader(text, invoked) : null;
+}
+
+/** Whether a task can be named so: 15 bytes, of which a log may have escaped some. */
+function isComm(text: string): boolean {
+  return text.length <= 15 || text.replace(/\\x[0-9a-f]{2}|#0[0-3][0-7]/gi, "?").length <= 15;
 }
 
 function matchHeader(text: string, at: number): HeaderLine | null {

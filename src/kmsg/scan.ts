@@ -14,6 +14,8 @@ interface Report {
   selected: SelectedLine | null;
   /** Text of the `oom-kill:` record, while it may be read again. */
   selectedText: string;
+  /** Where the rest of a record printed in pieces is looked for. */
+  piecesUntil: number;
   chosen: ChosenLine | null;
   sysrq: boolean;
   /** Line of the stack frame oom_kill_process(), the caller of which tells a limit write. */
@@ -44,6 +46,7 @@ const MAX_REPORT_LINES = 20_000;
 const MAX_HEADER_ONLY_LINES = 3_000;
 const MAX_LISTED = 10_000;
 const FRAME_WINDOW = 8;
+export const PIECE_LINES = 8;
 
 const KINDS: Record<string, OomKind> = { CONSTRAINT_MEMCG: "memcg", CONSTRAINT_NONE: "global", CONSTRAINT_CPUSET: "cpuset", CONSTRAINT_MEMORY_POLICY: "mempolicy" };
 
@@ -57,7 +60,7 @@ export function createOomScanner(options: OomScanOptions = {}): { push(record: K
 }
 
 /** The scanner with a back door for callers that have matched the record already, or seen a stack frame without reading it. */
-export function createMatchedScanner(options: OomScanOptions): { push(record: KmsgRecord, found?: OomLine | null): OomKill[]; frame(line: number): boolean; end(): OomScan } {
+export function createMatchedScanner(options: OomScanOptions): { push(record: KmsgRecord, found?: OomLine | null): OomKill[]; frame(line: number): boolean; inPieces(): boolean; end(): OomScan } {
   const withDetails = options.details === true;
   let open: Report[] = [];
   let sweep: Sweep | null = null;
@@ -95,6 +98,7 @@ export function createMatchedScanner(options: OomScanOptions): { push(record: Km
       taskIn: null,
       selected: null,
       selectedText: "",
+      piecesUntil: 0,
       chosen: null,
       sysrq: false,
       frameLine: null,
@@ -170,6 +174,7 @@ export function createMatchedScanner(options: OomScanOptions): { push(record: Km
     if (report !== undefined) extend(report, record);
     target.selected = selected;
     target.selectedText = record.text;
+    if (!selected.whole && record.seq !== null) target.piecesUntil = record.line + PIECE_LINES;
   }
 
   function onChosen(record: KmsgRecord, chosen: ChosenLine): void {
@@ -283,7 +288,7 @@ export function createMatchedScanner(options: OomScanOptions): { push(record: Km
     const report = candidates(record)[0];
     if (report === undefined) return;
     // A long oom-kill: line is printed in pieces, and another CPU may cut it in two: the rest is a record of its own.
-    if (report.selected !== null && !report.selected.whole && record.seq !== null && record.level === 6) {
+    if (report.selected !== null && !report.selected.whole && record.line <= report.piecesUntil && record.level === 6) {
       const joined = report.selectedText + text;
       const again = joined.length > 16_384 ? null : matchOomLine(joined);
       if (again?.type === "selected") {
@@ -361,7 +366,7 @@ export function createMatchedScanner(options: OomScanOptions): { push(record: Km
           sysrqLine = record;
           break;
       }
-      if (record.bare !== true) prefixed = true;
+      if (record.bare !== true && !(line.type === "taskin" && line.limit === "")) prefixed = true;
     }
     if (record.seq !== null) {
       lastSeq = record.seq;
@@ -376,6 +381,11 @@ export function createMatchedScanner(options: OomScanOptions): { push(record: Km
     if (open.length > 1 || open[0]!.caller !== null) return false;
     open[0]!.frameLine ??= line;
     return true;
+  }
+
+  /** Whether the next records may hold the rest of one. */
+  function inPieces(): boolean {
+    return open.length > 0 && open.some((report) => report.piecesUntil > 0 && report.selected?.whole === false);
   }
 
   /** Records lost before this one; below 0 where the log starts over. Lines that were passed over unread count as records. */
@@ -407,7 +417,7 @@ export function createMatchedScanner(options: OomScanOptions): { push(record: Km
     return scan;
   }
 
-  return { push, frame, end };
+  return { push, frame, inPieces, end };
 }
 
 /** All at once. */
