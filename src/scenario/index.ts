@@ -78,8 +78,9 @@ async function findFiles(path: string, cwd: string, problems: ScenarioError[]): 
   const absolute = resolve(cwd, path);
   try {
     if (!(await stat(absolute)).isDirectory()) return [path];
+    const before = problems.length;
     const files = await walk(path.replace(/\/+$/, "") || "/", absolute, [], problems);
-    if (files.length === 0 && problems.length === 0)
+    if (files.length === 0 && problems.length === before)
       return wrong("expected scenarios; got a folder without *.yaml, *.yml or *.json");
     return files;
   } catch (error) {
@@ -134,10 +135,10 @@ async function readFile(file: string, absolute: string, problems: ScenarioError[
     const bytes = found.isFile()
       ? await handle.readFile()
       : await readLimited(handle.createReadStream({ end: MAX_TEXT }));
-    return (
-      decode(bytes) ??
-      wrong(bytes.includes(0) ? "expected a scenario; got a binary file" : "expected UTF-8; got bytes that are none")
-    );
+    if (bytes.length > MAX_TEXT) return wrong("expected a scenario; got more than 1 MiB");
+    const text = decode(bytes);
+    if (text === undefined) problems.push(encodingProblem(file, bytes));
+    return text;
   } catch (error) {
     return wrong(explain(error));
   }
@@ -145,10 +146,10 @@ async function readFile(file: string, absolute: string, problems: ScenarioError[
 
 async function readStdin(): Promise<string> {
   const bytes = await readLimited(process.stdin);
+  if (bytes.length > MAX_TEXT) throw new ScenarioErrors([fileProblem("-", "expected a scenario; got more than 1 MiB")]);
   const text = decode(bytes);
-  if (text !== undefined) return text;
-  const problem = fileProblem("-", "expected a scenario in UTF-8; got other bytes");
-  throw new ScenarioErrors([problem]);
+  if (text === undefined) throw new ScenarioErrors([encodingProblem("-", bytes)]);
+  return text;
 }
 
 async function readLimited(stream: AsyncIterable<Uint8Array>): Promise<Buffer> {
@@ -172,8 +173,30 @@ function decode(bytes: Uint8Array): string | undefined {
   }
 }
 
+/** Says what the bytes are instead of UTF-8, and where they leave it. */
+function encodingProblem(file: string, bytes: Uint8Array): ScenarioError {
+  if ((bytes[0] === 0xff && bytes[1] === 0xfe) || (bytes[0] === 0xfe && bytes[1] === 0xff)) {
+    return fileProblem(file, "expected UTF-8; got UTF-16");
+  }
+  if (bytes.includes(0)) return fileProblem(file, "expected a scenario; got a binary file");
+  // What precedes the first wrong byte decodes unchanged, the byte itself becomes U+FFFD.
+  const text = Buffer.from(bytes).toString("utf8");
+  let offset = 0;
+  for (const char of text) {
+    const length = Buffer.byteLength(char);
+    if (char === "\ufffd" && !(bytes[offset] === 0xef && bytes[offset + 1] === 0xbf && bytes[offset + 2] === 0xbd))
+      break;
+    offset += length;
+  }
+  const lines = Buffer.from(bytes.subarray(0, offset)).toString("utf8").split("\n");
+  const byte = (bytes[offset] ?? 0).toString(16).padStart(2, "0");
+  const what = `expected UTF-8; got the byte 0x${byte}`;
+  const column = (lines.at(-1)?.length ?? 0) + 1;
+  return new ScenarioError({ file, line: lines.length, column, path: "", what, hint: "save the file as UTF-8" });
+}
+
 function fileProblem(file: string, what: string, hint?: string): ScenarioError {
-  return new ScenarioError({ file, line: null, column: null, path: "", what, hint });
+  return new ScenarioError({ file: file === "" ? '""' : file, line: null, column: null, path: "", what, hint });
 }
 
 const ERRNO_TEXT: Readonly<Record<string, string>> = {

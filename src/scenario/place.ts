@@ -74,7 +74,11 @@ export class Reader {
   /** Counts a node that was reached through an alias; false: there are too many. */
   countAliased(): boolean {
     this.#aliased += 1;
-    return this.#aliased <= MAX_ALIASED;
+    return !this.bombed;
+  }
+
+  get bombed(): boolean {
+    return this.#aliased > MAX_ALIASED;
   }
 }
 
@@ -197,7 +201,7 @@ export class Place {
   }
 
   items(): Place[] {
-    if (!isSeq(this.node) || this.#broken || this.reader.full) return [];
+    if (!isSeq(this.node) || this.#broken || this.reader.full || this.reader.bombed) return [];
     return this.node.items.map(
       (item, index) => new Place(this.reader, item, `${this.path}[${index}]`, this.offset, this.#aliased),
     );
@@ -210,7 +214,7 @@ export class Place {
   }
 
   #readEntries(): Entry[] {
-    if (!isMap(this.node) || this.#broken || this.reader.full) return [];
+    if (!isMap(this.node) || this.#broken || this.reader.full || this.reader.bombed) return [];
     const entries = new Map<string, Entry>();
     for (const pair of this.node.items) {
       const { key: keyNode, value } = pair;

@@ -45,12 +45,13 @@ export class ScenarioErrors extends ScenarioError {
 }
 
 function describe({ file, line, column, path, what, hint, code }: ProblemDetails): string {
-  const place = line === null ? printable(file) : `${printable(file)}:${line}:${column ?? 1}`;
+  const place = line === null ? file : `${file}:${line}:${column ?? 1}`;
   const shown = path.length > 160 ? `${path.slice(0, 80)}...${path.slice(-70)}` : path;
-  const head = `${place}${shown === "" ? ":" : ` ${printable(shown)}:`} ${what}`;
-  if (code === undefined || column === null) return hint === undefined ? head : `${head}\n    ${hint}`;
+  const head = printable(`${place}${shown === "" ? ":" : ` ${shown}:`} ${what}`);
+  const next = hint === undefined ? "" : printable(hint);
+  if (code === undefined || column === null) return next === "" ? head : `${head}\n    ${next}`;
   const frame = codeFrame(code, column);
-  return `${head}\n    ${frame.line}\n    ${" ".repeat(frame.caret)}^${hint === undefined ? "" : ` ${hint}`}`;
+  return `${head}\n    ${frame.line}\n    ${" ".repeat(frame.caret)}^${next === "" ? "" : ` ${next}`}`;
 }
 
 const FRAME = 100;

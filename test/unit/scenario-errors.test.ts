@@ -690,7 +690,7 @@ describe("any input", () => {
         );
         expect(outside).toEqual([]);
       }),
-      { numRuns: 500 },
+      { numRuns: 300 },
     );
   });
 
@@ -738,7 +738,7 @@ expect: { oom: memcg, counters: { app: { memory.peak: "<=30Mi" } } }
         // oxlint-disable-next-line no-control-regex -- what must not reach a terminal
         expect(thrown(text)?.message ?? "").not.toMatch(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u2028\u202e]/);
       }),
-      { numRuns: 1500 },
+      { numRuns: 600 },
     );
   });
 });
