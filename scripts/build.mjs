@@ -11,7 +11,16 @@
  */
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { chmodSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { createRequire } from "node:module";
@@ -108,6 +117,11 @@ place("workload.cjs", workload);
 const launcher = readFileSync(join(root, "scripts/launcher.cjs"), "utf8");
 place("oomlab.cjs", launcher.replaceAll("@VERSION@", version).replaceAll("@BUNDLE@", name), 0o755);
 
+// What an earlier build left of sources that are gone.
+for (const file of readdirSync(dist, { recursive: true, encoding: "utf8" })) {
+  const source = /^(.*)\.(?:js|d\.ts)$/.exec(file)?.[1];
+  if (source !== undefined && !existsSync(join(root, "src", `${source}.ts`))) rmSync(join(dist, file));
+}
 for (const file of readdirSync(dist)) {
   if (/^cli-.*\.(cjs|cache)/.test(file) && !file.startsWith(`${name}.`)) rmSync(join(dist, file));
 }
