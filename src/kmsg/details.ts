@@ -33,9 +33,13 @@ export function addContext(report: ReportText, text: string): void {
 }
 
 /** `oom_reaper: reaped process N (c), now anon-rss:..kB, file-rss:..kB, shmem-rss:..kB` (mm/oom_kill.c oom_reap_task_mm(), 4.6+). */
-export function readReaper(text: string): { pid: number; anonRss: number | null; fileRss: number | null; shmemRss: number | null } | null {
+export function readReaper(
+  text: string,
+): { pid: number; anonRss: number | null; fileRss: number | null; shmemRss: number | null } | null {
   const start = /^oom_reaper: reaped process :?(\d{1,10}) \(/.exec(text.slice(0, 48));
-  const end = /\), now anon-rss:(\d{1,16})kB, file-rss:(\d{1,16})kB(?:, shmem-rss:(\d{1,16})kB)?\s*$/.exec(text.slice(-160));
+  const end = /\), now anon-rss:(\d{1,16})kB, file-rss:(\d{1,16})kB(?:, shmem-rss:(\d{1,16})kB)?\s*$/.exec(
+    text.slice(-160),
+  );
   if (start === null || end === null) return null;
   return { pid: Number(start[1]), anonRss: kib(end[1]), fileRss: kib(end[2]), shmemRss: kib(end[3]) };
 }
@@ -47,7 +51,10 @@ export function readDetails(text: ReportText | null, facts: ReportFacts | null, 
   const selected = facts?.selected ?? null;
   const chosen = facts?.chosen ?? null;
   const details: OomDetails = {
-    invoker: header === null ? null : { comm: header.comm, pid: null, uid: null, cpu: null, oomScoreAdj: fields?.oomScoreAdj ?? null },
+    invoker:
+      header === null
+        ? null
+        : { comm: header.comm, pid: null, uid: null, cpu: null, oomScoreAdj: fields?.oomScoreAdj ?? null },
     kernel: null,
     gfpMask: fields?.gfpMask ?? null,
     gfpFlags: fields?.gfpFlags == null ? null : fields.gfpFlags.split("|").filter((flag) => flag !== ""),
@@ -63,13 +70,27 @@ export function readDetails(text: ReportText | null, facts: ReportFacts | null, 
     slab: {},
     chosen: chosen !== null && chosen.pid !== killed.pid ? { pid: chosen.pid, comm: chosen.comm } : null,
     allocatingTask: killed.allocating || chosen?.allocating === true,
-    score: { printed: chosen?.score ?? null, computed: null, rssPages: null, swapPages: null, pgtablePages: null, oomScoreAdj: null, totalPages: null, pageSize: null, assumes: null },
+    score: {
+      printed: chosen?.score ?? null,
+      computed: null,
+      rssPages: null,
+      swapPages: null,
+      pgtablePages: null,
+      oomScoreAdj: null,
+      totalPages: null,
+      pageSize: null,
+      assumes: null,
+    },
     reaper: null,
     groupPath: null,
     groupMembers: [],
   };
   if (text !== null) readLines(text.lines, details);
-  details.score = readScore(details, killed, selected !== null ? selected.constraint === "CONSTRAINT_MEMCG" : details.memcg !== null);
+  details.score = readScore(
+    details,
+    killed,
+    selected !== null ? selected.constraint === "CONSTRAINT_MEMCG" : details.memcg !== null,
+  );
   return details;
 }
 
@@ -123,7 +144,9 @@ function readLines(records: string[], details: OomDetails): void {
       details.memsAllowed = cpuset[2]!;
       continue;
     }
-    const counter = /^(memory|memory\+swap|swap|kmem): usage (\d{1,20})kB, limit (\d{1,20})kB, failcnt (\d{1,20})/.exec(line);
+    const counter = /^(memory|memory\+swap|swap|kmem): usage (\d{1,20})kB, limit (\d{1,20})kB, failcnt (\d{1,20})/.exec(
+      line,
+    );
     if (counter !== null) {
       const memcg = (details.memcg ??= { memory: null, swap: null, memsw: null, kmem: null, stats: {} });
       const value: MemcgCounter = { usage: kib(counter[2]), limit: limitOf(counter[3]!), failcnt: Number(counter[4]) };
@@ -137,7 +160,9 @@ function readLines(records: string[], details: OomDetails): void {
     if (stats !== null) {
       const memcg = (details.memcg ??= { memory: null, swap: null, memsw: null, kmem: null, stats: {} });
       // 3.9 to 5.2: a line for each cgroup below; the first is the one over its limit.
-      if (Object.keys(memcg.stats).length === 0) for (const pair of line.matchAll(/([a-z_]{2,32}):(\d{1,16})KB/g)) memcg.stats[pair[1]!] = Number(pair[2]) * 1024;
+      if (Object.keys(memcg.stats).length === 0)
+        for (const pair of line.matchAll(/([a-z_]{2,32}):(\d{1,16})KB/g))
+          memcg.stats[pair[1]!] = Number(pair[2]) * 1024;
       section = Object.keys(memcg.stats).length === 0 ? "stats" : "none";
       continue;
     }
@@ -151,7 +176,17 @@ function readLines(records: string[], details: OomDetails): void {
     }
     if (line === "Mem-Info:" || line === "Mem-info:") {
       section = "memory";
-      details.memory ??= { pages: {}, nodes: {}, zones: {}, pagecachePages: null, swapCachePages: null, freeSwap: null, totalSwap: null, ramPages: null, reservedPages: null };
+      details.memory ??= {
+        pages: {},
+        nodes: {},
+        zones: {},
+        pagecachePages: null,
+        swapCachePages: null,
+        freeSwap: null,
+        totalSwap: null,
+        ramPages: null,
+        reservedPages: null,
+      };
       continue;
     }
     if (line === "Unreclaimable slab info:") {
@@ -161,7 +196,8 @@ function readLines(records: string[], details: OomDetails): void {
     if (section === "slab") {
       const cache = /^(\S{1,64}) {1,60}(\d{1,12})KB {1,20}(\d{1,12})KB$/.exec(line);
       if (cache !== null) {
-        if (Object.keys(details.slab).length < 1000) details.slab[cache[1]!] = { used: Number(cache[2]) * 1024, total: Number(cache[3]) * 1024 };
+        if (Object.keys(details.slab).length < 1000)
+          details.slab[cache[1]!] = { used: Number(cache[2]) * 1024, total: Number(cache[3]) * 1024 };
         continue;
       }
       if (!line.startsWith("Name ")) section = "none";
@@ -174,7 +210,9 @@ function readLines(records: string[], details: OomDetails): void {
 function readInvoker(line: string, details: OomDetails): void {
   const match = /^(?:CPU: (\d{1,5}) (?:UID: (\d{1,10}) )?PID: (\d{1,10}) Comm: |Pid: (\d{1,10}), comm: )/.exec(line);
   if (match === null) return;
-  const release = / (?:Not tainted|Tainted: .{0,80}?) {0,12}(\d{1,2}\.\d{1,3}\S{0,64})(?= |$)/.exec(line.slice(match[0].length - 1));
+  const release = / (?:Not tainted|Tainted: .{0,80}?) {0,12}(\d{1,2}\.\d{1,3}\S{0,64})(?= |$)/.exec(
+    line.slice(match[0].length - 1),
+  );
   details.kernel ??= release?.[1] ?? null;
   if (details.invoker === null || details.invoker.pid !== null) return;
   details.invoker.cpu = match[1] === undefined ? null : Number(match[1]);
@@ -200,7 +238,9 @@ function readMemory(line: string, memory: NonNullable<OomDetails["memory"]>): vo
     else memory.totalSwap = kib(swap[2]);
     return;
   }
-  const count = /^(\d{1,16}) (total pagecache pages|pages in swap cache|pages RAM|pages reserved|reserved pages)$/.exec(line);
+  const count = /^(\d{1,16}) (total pagecache pages|pages in swap cache|pages RAM|pages reserved|reserved pages)$/.exec(
+    line,
+  );
   if (count !== null) {
     const pages = Number(count[1]);
     if (count[2] === "total pagecache pages") memory.pagecachePages = pages;
@@ -209,7 +249,8 @@ function readMemory(line: string, memory: NonNullable<OomDetails["memory"]>): vo
     else memory.reservedPages = pages;
     return;
   }
-  if (/^(?:[a-z_]{2,32}:\d{1,16}(?: |$)){1,12}/.test(line)) for (const pair of line.matchAll(/([a-z_]{2,32}):(\d{1,16})(?= |$)/g)) memory.pages[pair[1]!] = Number(pair[2]);
+  if (/^(?:[a-z_]{2,32}:\d{1,16}(?: |$)){1,12}/.test(line))
+    for (const pair of line.matchAll(/([a-z_]{2,32}):(\d{1,16})(?= |$)/g)) memory.pages[pair[1]!] = Number(pair[2]);
 }
 
 function sizes(text: string): Record<string, number> {
@@ -266,24 +307,29 @@ function addTask(details: OomDetails, columns: string[], line: string): boolean 
  */
 function readScore(details: OomDetails, killed: KilledLine, memcg: boolean): OomScore {
   const score: OomScore = { ...details.score, oomScoreAdj: killed.oomScoreAdj };
-  const task = details.tasks?.find((row) => row.pid === killed.pid) ?? details.tasks?.find((row) => row.pid === details.chosen?.pid && details.chosen !== null);
+  const task =
+    details.tasks?.find((row) => row.pid === killed.pid) ??
+    details.tasks?.find((row) => row.pid === details.chosen?.pid && details.chosen !== null);
   if (task === undefined) return score;
   score.oomScoreAdj ??= task.oomScoreAdj;
   score.rssPages = task.rssPages;
   score.swapPages = task.swapPages;
   score.pageSize = pageSize(task, killed);
   if (task.pgtablePages !== null) score.pgtablePages = task.pgtablePages;
-  else if (task.pgtables !== null && score.pageSize !== null) score.pgtablePages = Math.round(task.pgtables / score.pageSize);
+  else if (task.pgtables !== null && score.pageSize !== null)
+    score.pgtablePages = Math.round(task.pgtables / score.pageSize);
   const total = totalPages(details, memcg, score);
   score.totalPages = total;
   if (total === null || total === 0 || score.rssPages === null || score.oomScoreAdj === null) return score;
-  const points = score.rssPages + (score.swapPages ?? 0) + (score.pgtablePages ?? 0) + score.oomScoreAdj * Math.floor(total / 1000);
+  const points =
+    score.rssPages + (score.swapPages ?? 0) + (score.pgtablePages ?? 0) + score.oomScoreAdj * Math.floor(total / 1000);
   score.computed = Math.max(0, Math.floor((Math.max(points, 1) * 1000) / total));
   return score;
 }
 
 function pageSize(task: OomTask, killed: KilledLine): number | null {
-  if (killed.pid !== task.pid || killed.totalVm === null || task.totalVmPages === null || task.totalVmPages === 0) return null;
+  if (killed.pid !== task.pid || killed.totalVm === null || task.totalVmPages === null || task.totalVmPages === 0)
+    return null;
   const size = killed.totalVm / task.totalVmPages;
   return [4096, 8192, 16_384, 65_536].find((candidate) => candidate === size) ?? null;
 }
@@ -298,7 +344,14 @@ function totalPages(details: OomDetails, memcg: boolean, score: OomScore): numbe
   const counters = details.memcg;
   const limit = counters?.memory?.limit;
   if (counters == null || typeof limit !== "number" || size === null) return null;
-  const bound = counters.swap !== null ? counters.swap.limit : counters.memsw !== null ? (typeof counters.memsw.limit === "number" ? Math.max(0, counters.memsw.limit - limit) : "max") : null;
+  const bound =
+    counters.swap !== null
+      ? counters.swap.limit
+      : counters.memsw !== null
+        ? typeof counters.memsw.limit === "number"
+          ? Math.max(0, counters.memsw.limit - limit)
+          : "max"
+        : null;
   let swap: number | null = typeof bound === "number" ? bound : null;
   const machine = details.memory?.totalSwap ?? null;
   if (machine !== null) swap = swap === null ? machine : Math.min(swap, machine);

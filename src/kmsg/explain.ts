@@ -51,35 +51,54 @@ function whatHappened(kill: OomKill): string {
 function whoseLimit(kill: OomKill, details: OomDetails | null): string[] {
   const said: string[] = [];
   if (kill.oomMemcg !== null && kill.taskMemcg !== null && kill.oomMemcg !== kill.taskMemcg) {
-    said.push(`The limit that was hit is not the victim's own: it belongs to ${path(kill.oomMemcg)}, above the victim's cgroup ${path(kill.taskMemcg)}, and counts everything below it.`);
+    said.push(
+      `The limit that was hit is not the victim's own: it belongs to ${path(kill.oomMemcg)}, above the victim's cgroup ${path(kill.taskMemcg)}, and counts everything below it.`,
+    );
   } else if (kill.oomMemcg === null && kill.taskMemcg !== null) {
     said.push(`The victim ran in the cgroup ${path(kill.taskMemcg)}, whose own limit was not the reason.`);
   }
-  if (kill.kind === "cpuset" && details?.memsAllowed != null) said.push(`The process that needed memory may use node ${path(details.memsAllowed)} only${details.cpuset === null ? "" : ` (cpuset ${path(details.cpuset)})`}; the victim may run elsewhere.`);
-  if (kill.kind === "mempolicy" && details?.nodemask != null) said.push(`The policy allows node ${path(details.nodemask)} only.`);
+  if (kill.kind === "cpuset" && details?.memsAllowed != null)
+    said.push(
+      `The process that needed memory may use node ${path(details.memsAllowed)} only${details.cpuset === null ? "" : ` (cpuset ${path(details.cpuset)})`}; the victim may run elsewhere.`,
+    );
+  if (kill.kind === "mempolicy" && details?.nodemask != null)
+    said.push(`The policy allows node ${path(details.nodemask)} only.`);
   const memory = details?.memcg?.memory;
   if (memory?.usage != null && memory.limit !== null) {
     const failed = memory.failcnt === null ? "" : `, and charges had failed ${memory.failcnt} times`;
-    said.push(memory.limit === "max" ? `The cgroup used ${size(memory.usage)}; its own memory limit is unset.` : `The cgroup used ${size(memory.usage)} of the ${size(memory.limit)} it may use${failed}.`);
+    said.push(
+      memory.limit === "max"
+        ? `The cgroup used ${size(memory.usage)}; its own memory limit is unset.`
+        : `The cgroup used ${size(memory.usage)} of the ${size(memory.limit)} it may use${failed}.`,
+    );
   }
   const swap = details?.memcg?.swap;
   if (swap?.usage != null && swap.limit !== null) {
-    if (swap.limit === 0) said.push("It may not use swap (its swap limit is 0), so anonymous memory had nowhere to go.");
-    else if (swap.usage > 0) said.push(`It had ${size(swap.usage)} in swap${swap.limit === "max" ? "" : ` of the ${size(swap.limit)} allowed`}.`);
+    if (swap.limit === 0)
+      said.push("It may not use swap (its swap limit is 0), so anonymous memory had nowhere to go.");
+    else if (swap.usage > 0)
+      said.push(
+        `It had ${size(swap.usage)} in swap${swap.limit === "max" ? "" : ` of the ${size(swap.limit)} allowed`}.`,
+      );
   }
   const both = details?.memcg?.memsw;
-  if (both?.usage != null && typeof both.limit === "number") said.push(`Memory and swap together were at ${size(both.usage)} of ${size(both.limit)}.`);
+  if (both?.usage != null && typeof both.limit === "number")
+    said.push(`Memory and swap together were at ${size(both.usage)} of ${size(both.limit)}.`);
   return said;
 }
 
 function trigger(kill: OomKill, details: OomDetails | null): string[] {
   if (kill.trigger === "limit-write") {
-    const who = details?.invoker == null ? "Somebody" : `${printable(details.invoker.comm)}`;
-    return [`${who} lowered memory.max below what the cgroup used: the kill came from that write, not from an allocation.`];
+    const who = details?.invoker == null ? "Somebody" : printable(details.invoker.comm);
+    return [
+      `${who} lowered memory.max below what the cgroup used: the kill came from that write, not from an allocation.`,
+    ];
   }
   const invoker = details?.invoker;
   if (kill.trigger === "allocation" && invoker != null && invoker.pid !== null && invoker.pid !== kill.victim.pid) {
-    return [`The allocation that found no memory was made by process ${invoker.pid} (${printable(invoker.comm)}): it set the OOM killer off, which then chose the victim.`];
+    return [
+      `The allocation that found no memory was made by process ${invoker.pid} (${printable(invoker.comm)}): it set the OOM killer off, which then chose the victim.`,
+    ];
   }
   return [];
 }
@@ -87,7 +106,10 @@ function trigger(kill: OomKill, details: OomDetails | null): string[] {
 function victimSize(kill: OomKill): string[] {
   const { anonRss, fileRss, shmemRss, totalVm } = kill.victim;
   if (anonRss === null) return [];
-  const parts = anonRss > 0 || ((fileRss ?? 0) === 0 && (shmemRss ?? 0) === 0) ? [`${size(anonRss)} of anonymous memory (heap, stacks)`] : [];
+  const parts =
+    anonRss > 0 || ((fileRss ?? 0) === 0 && (shmemRss ?? 0) === 0)
+      ? [`${size(anonRss)} of anonymous memory (heap, stacks)`]
+      : [];
   if (fileRss !== null && fileRss > 0) parts.push(`${size(fileRss)} of files`);
   if (shmemRss !== null && shmemRss > 0) parts.push(`${size(shmemRss)} of shared memory`);
   const space = totalVm === null ? "" : `; its address space of ${size(totalVm)} does not count`;
@@ -97,24 +119,42 @@ function victimSize(kill: OomKill): string[] {
 function whyThisOne(kill: OomKill, details: OomDetails | null): string[] {
   const said: string[] = [];
   const adj = kill.victim.oomScoreAdj ?? details?.score.oomScoreAdj ?? null;
-  if (details?.allocatingTask === true) said.push("It was chosen because it was the one allocating (vm.oom_kill_allocating_task is set), not for its size.");
+  if (details?.allocatingTask === true)
+    said.push(
+      "It was chosen because it was the one allocating (vm.oom_kill_allocating_task is set), not for its size.",
+    );
   else if (details !== null) {
     const { score } = details;
     const points = score.printed ?? score.computed;
     if (points !== null) {
-      const source = score.printed !== null ? "The kernel scored it" : "Worked out on the scale of old kernels it scores";
-      const total = score.totalPages !== null && score.pageSize !== null ? `, where 1000 stands for ${size(score.totalPages * score.pageSize)}` : "";
-      said.push(`${source} ${points}${total}${adj === null || adj === 0 ? "" : `, of which oom_score_adj is ${adj}`}: the highest score dies.`);
+      const source =
+        score.printed !== null ? "The kernel scored it" : "Worked out on the scale of old kernels it scores";
+      const total =
+        score.totalPages !== null && score.pageSize !== null
+          ? `, where 1000 stands for ${size(score.totalPages * score.pageSize)}`
+          : "";
+      said.push(
+        `${source} ${points}${total}${adj === null || adj === 0 ? "" : `, of which oom_score_adj is ${adj}`}: the highest score dies.`,
+      );
     }
-    const larger = biggest(details).filter((task) => task.pid !== kill.victim.pid && footprint(task) > victimFootprint(kill, details));
+    const larger = biggest(details).filter(
+      (task) => task.pid !== kill.victim.pid && footprint(task) > victimFootprint(kill, details),
+    );
     const spared = larger.filter((task) => task.oomScoreAdj === -1000);
-    if (spared.length > 0) said.push(`Larger but exempt (oom_score_adj -1000): ${list(spared.slice(0, 3).map((task) => named(task)))}.`);
+    if (spared.length > 0)
+      said.push(`Larger but exempt (oom_score_adj -1000): ${list(spared.slice(0, 3).map((task) => named(task)))}.`);
     else if (larger.length > 0 && adj !== null && larger[0]!.oomScoreAdj !== null && larger[0]!.oomScoreAdj < adj) {
-      said.push(`${capital(named(larger[0]!))} was larger, but its oom_score_adj of ${larger[0]!.oomScoreAdj} against the victim's ${adj} spared it.`);
+      said.push(
+        `${capital(named(larger[0]!))} was larger, but its oom_score_adj of ${larger[0]!.oomScoreAdj} against the victim's ${adj} spared it.`,
+      );
     }
-    if (details.chosen !== null) said.push(`The kernel chose process ${details.chosen.pid} (${printable(details.chosen.comm)}) and killed this child of it in its place, as kernels up to 5.0 do.`);
+    if (details.chosen !== null)
+      said.push(
+        `The kernel chose process ${details.chosen.pid} (${printable(details.chosen.comm)}) and killed this child of it in its place, as kernels up to 5.0 do.`,
+      );
   }
-  if (adj !== null && adj > 0 && details === null) said.push(`Its oom_score_adj of ${adj} made it a likelier victim than its size alone.`);
+  if (adj !== null && adj > 0 && details === null)
+    said.push(`Its oom_score_adj of ${adj} made it a likelier victim than its size alone.`);
   if (adj !== null && adj < 0) said.push(`Its oom_score_adj of ${adj} shielded it, yet nothing else scored higher.`);
   if (kill.tgid !== null) said.push(`${kill.victim.pid} is a thread: the process is ${kill.tgid}.`);
   return said;
@@ -124,7 +164,9 @@ function group(kill: OomKill, details: OomDetails | null): string[] {
   if (!kill.group) return [];
   const members = details?.groupMembers.length ?? 0;
   const place = details?.groupPath == null ? "its cgroup" : path(details.groupPath);
-  return [`memory.oom.group is set on ${place}: the kernel killed all processes in it together${members > 0 ? `, ${members} besides this one` : ""}.`];
+  return [
+    `memory.oom.group is set on ${place}: the kernel killed all processes in it together${members > 0 ? `, ${members} besides this one` : ""}.`,
+  ];
 }
 
 /** What the cgroup's or the machine's memory went to. */
@@ -135,18 +177,33 @@ function whatUsedIt(kill: OomKill, details: OomDetails | null): string[] {
   const pages = details.memory?.pages;
   const pageSize = details.score.pageSize;
   if (stats !== undefined && Object.keys(stats).length > 0) {
-    const parts = usage(stats["anon"] ?? stats["rss"], stats["file"] ?? stats["cache"], stats["shmem"], stats["kernel"] ?? kernelOf(stats, details));
+    const parts = usage(
+      stats["anon"] ?? stats["rss"],
+      stats["file"] ?? stats["cache"],
+      stats["shmem"],
+      stats["kernel"] ?? kernelOf(stats, details),
+    );
     if (parts.length > 0) said.push(`In the cgroup, ${list(parts)}.`);
   } else if (pages !== undefined && pageSize !== null && pages["active_anon"] !== undefined) {
     const bytes = (...names: string[]): number | undefined => {
       const values = names.map((name) => pages[name]).filter((value) => value !== undefined);
       return values.length === 0 ? undefined : values.reduce((sum, value) => sum + value, 0) * pageSize;
     };
-    const parts = usage(bytes("active_anon", "inactive_anon"), bytes("active_file", "inactive_file"), bytes("shmem"), bytes("slab_reclaimable", "slab_unreclaimable", "pagetables"));
+    const parts = usage(
+      bytes("active_anon", "inactive_anon"),
+      bytes("active_file", "inactive_file"),
+      bytes("shmem"),
+      bytes("slab_reclaimable", "slab_unreclaimable", "pagetables"),
+    );
     if (parts.length > 0) said.push(`On the machine, ${list(parts)}.`);
   }
-  const top = biggest(details).slice(0, 3).filter((task) => footprint(task) > 0);
-  if (top.length > 1 && pageSize !== null) said.push(`The largest processes in the report: ${list(top.map((task) => `${named(task)} with ${size(footprint(task) * pageSize)}`))}.`);
+  const top = biggest(details)
+    .slice(0, 3)
+    .filter((task) => footprint(task) > 0);
+  if (top.length > 1 && pageSize !== null)
+    said.push(
+      `The largest processes in the report: ${list(top.map((task) => `${named(task)} with ${size(footprint(task) * pageSize)}`))}.`,
+    );
   const swap = details.memory;
   if (swap?.totalSwap != null && kill.kind !== "memcg") {
     if (swap.totalSwap === 0) said.push("The machine has no swap.");
@@ -156,37 +213,61 @@ function whatUsedIt(kill: OomKill, details: OomDetails | null): string[] {
 }
 
 function kernelOf(stats: Record<string, number>, details: OomDetails): number | undefined {
-  const parts = [stats["slab"], stats["kernel_stack"], stats["pagetables"], stats["percpu"], stats["sock"]].filter((value) => value !== undefined);
+  const parts = [stats["slab"], stats["kernel_stack"], stats["pagetables"], stats["percpu"], stats["sock"]].filter(
+    (value) => value !== undefined,
+  );
   return parts.length > 0 ? parts.reduce((sum, value) => sum + value, 0) : (details.memcg?.kmem?.usage ?? undefined);
 }
 
-function usage(anon: number | undefined, file: number | undefined, shmem: number | undefined, kernel: number | undefined): string[] {
+function usage(
+  anon: number | undefined,
+  file: number | undefined,
+  shmem: number | undefined,
+  kernel: number | undefined,
+): string[] {
   const parts: [string, number | undefined][] = [
     ["anonymous memory", anon],
     ["page cache without shared memory", file === undefined ? undefined : Math.max(0, file - (shmem ?? 0))],
     ["shared memory and tmpfs", shmem],
     ["the kernel on its behalf", kernel],
   ];
-  return parts.filter((part): part is [string, number] => part[1] !== undefined && part[1] > 0).map(([name, bytes]) => `${name} took ${size(bytes)}`);
+  return parts
+    .filter((part): part is [string, number] => part[1] !== undefined && part[1] > 0)
+    .map(([name, bytes]) => `${name} took ${size(bytes)}`);
 }
 
 /** What can be done, as far as the records support it. */
 function advice(kill: OomKill, details: OomDetails | null): string[] {
   if (kill.trigger === "sysrq") return [];
-  if (kill.trigger === "limit-write") return ["Lower a limit only after its cgroup has shrunk (memory.high or memory.reclaim first)."];
+  if (kill.trigger === "limit-write")
+    return ["Lower a limit only after its cgroup has shrunk (memory.high or memory.reclaim first)."];
   const stats = details?.memcg?.stats ?? {};
   const used = details?.memcg?.memory?.usage ?? null;
   switch (kill.kind) {
     case "memcg": {
       const shmem = stats["shmem"] ?? 0;
-      if (used !== null && shmem > used / 2) return ["Most of it is shared memory or tmpfs, which outlives the killed process: delete files there, bound them, or raise the limit."];
+      if (used !== null && shmem > used / 2)
+        return [
+          "Most of it is shared memory or tmpfs, which outlives the killed process: delete files there, bound them, or raise the limit.",
+        ];
       const kernel = stats["kernel"] ?? details?.memcg?.kmem?.usage ?? 0;
-      if (used !== null && kernel > used / 2) return ["Most of it is kernel memory (sockets, file handles, dentries, page tables), which killing frees only in part: look for leaks of those."];
+      if (used !== null && kernel > used / 2)
+        return [
+          "Most of it is kernel memory (sockets, file handles, dentries, page tables), which killing frees only in part: look for leaks of those.",
+        ];
       const limit = kill.oomMemcg === null ? "the limit" : `the limit of ${path(kill.oomMemcg)}`;
-      return [kill.oomMemcg !== null && kill.taskMemcg !== null && kill.oomMemcg !== kill.taskMemcg ? `Raise ${limit}, or lower what the cgroups below it may use together.` : `Raise ${limit}, or make what runs in it use less.`];
+      return [
+        kill.oomMemcg !== null && kill.taskMemcg !== null && kill.oomMemcg !== kill.taskMemcg
+          ? `Raise ${limit}, or lower what the cgroups below it may use together.`
+          : `Raise ${limit}, or make what runs in it use less.`,
+      ];
     }
     case "global":
-      return [details?.memory?.totalSwap === 0 ? "Give the machine more memory or some swap, or put limits on the largest processes." : "Give the machine more memory, or put limits on the largest processes."];
+      return [
+        details?.memory?.totalSwap === 0
+          ? "Give the machine more memory or some swap, or put limits on the largest processes."
+          : "Give the machine more memory, or put limits on the largest processes.",
+      ];
     case "cpuset":
     case "mempolicy":
       return ["Allow more nodes, or spread the memory: more memory on the other nodes does not help."];
@@ -197,7 +278,12 @@ function advice(kill: OomKill, details: OomDetails | null): string[] {
 
 function gaps(kill: OomKill): string[] {
   if (kill.missing.length === 0) return [];
-  const names: Record<string, string> = { header: "the report's header (who set the OOM killer off)", "oom-kill": "the record that names limit and cgroup", stack: "the call trace", sizes: "the end of the kill line" };
+  const names: Record<string, string> = {
+    header: "the report's header (who set the OOM killer off)",
+    "oom-kill": "the record that names limit and cgroup",
+    stack: "the call trace",
+    sizes: "the end of the kill line",
+  };
   return [`Not in the log: ${list(kill.missing.map((part) => names[part] ?? part))}.`];
 }
 

@@ -4,10 +4,14 @@ import { PIECE_LINES, createMatchedScanner, createOomScanner } from "./scan.ts";
 import type { KmsgRecord, OomKill, OomScan, OomScanOptions } from "./types.ts";
 
 /** Whole text or chunks in, scan out. Looks only at lines that may hold a record of the OOM killer, unless details are wanted. */
-export function scanKernelLog(input: string | Uint8Array | Iterable<string | Uint8Array>, options: OomScanOptions = {}): OomScan {
+export function scanKernelLog(
+  input: string | Uint8Array | Iterable<string | Uint8Array>,
+  options: OomScanOptions = {},
+): OomScan {
   const scanner = createLogScanner(options);
   const kills: OomKill[] = [];
-  for (const chunk of typeof input === "string" || input instanceof Uint8Array ? [input] : input) for (const kill of scanner.push(chunk)) kills.push(kill);
+  for (const chunk of typeof input === "string" || input instanceof Uint8Array ? [input] : input)
+    for (const kill of scanner.push(chunk)) kills.push(kill);
   const scan = scanner.end();
   scan.kills = [...kills, ...scan.kills];
   return scan;
@@ -17,8 +21,12 @@ export function scanKernelLog(input: string | Uint8Array | Iterable<string | Uin
  * The same for a stream: `push` gives the kills that a chunk completed, `end` the rest of the scan with the kills that
  * no push gave. Where chunks are cut never changes the answer; memory is bounded, whatever comes.
  */
-export function createLogScanner(options: OomScanOptions = {}): { push(chunk: string | Uint8Array): OomKill[]; end(): OomScan } {
-  let engine: { push(bytes: Uint8Array): OomKill[]; end(): OomScan } | null = options.details === true ? createThorough(options) : null;
+export function createLogScanner(options: OomScanOptions = {}): {
+  push(chunk: string | Uint8Array): OomKill[];
+  end(): OomScan;
+} {
+  let engine: { push(bytes: Uint8Array): OomKill[]; end(): OomScan } | null =
+    options.details === true ? createThorough(options) : null;
   let start: Uint8Array = new Uint8Array(0);
   const encoder = new TextEncoder();
   let surrogate = "";
@@ -47,7 +55,9 @@ export function createLogScanner(options: OomScanOptions = {}): { push(chunk: st
     engine = mode === "text" ? createFast(options) : createThorough(options);
     start = new Uint8Array(0);
     // A byte order mark is no text; the thorough reader's decoder knows it.
-    return engine.push(mode === "text" && all[0] === 0xef && all[1] === 0xbb && all[2] === 0xbf ? all.subarray(3) : all);
+    return engine.push(
+      mode === "text" && all[0] === 0xef && all[1] === 0xbb && all[2] === 0xbf ? all.subarray(3) : all,
+    );
   }
 
   return {
@@ -227,7 +237,9 @@ function createFast(options: OomScanOptions): { push(bytes: Uint8Array): OomKill
         start = i + 1;
       } else if (code === 95 && !found) {
         // _max_write, _resize_
-        found = (bytes[i + 1] === 119 && bytes[i + 2] === 114 && bytes[i + 3] === 105) || (bytes[i + 1] === 114 && bytes[i + 2] === 101 && bytes[i + 3] === 115);
+        found =
+          (bytes[i + 1] === 119 && bytes[i + 2] === 114 && bytes[i + 3] === 105) ||
+          (bytes[i + 1] === 114 && bytes[i + 2] === 101 && bytes[i + 3] === 115);
       }
     }
   }
@@ -261,7 +273,7 @@ function createFast(options: OomScanOptions): { push(bytes: Uint8Array): OomKill
 
   return {
     push(chunk) {
-      for (let from = 0; from < chunk.length; ) {
+      for (let from = 0; from < chunk.length;) {
         if (end + PIECE > capacity) compact();
         const piece = Math.min(PIECE, chunk.length - from, capacity - end);
         bytes.set(chunk.subarray(from, from + piece), end);
@@ -286,7 +298,17 @@ function createFast(options: OomScanOptions): { push(bytes: Uint8Array): OomKill
 
 /** Text of a range of the buffer; Node's Buffer is three times as fast on short lines. */
 function decoderOf(bytes: Uint8Array): (from: number, to: number) => string {
-  const node = (globalThis as { Buffer?: { from(buffer: ArrayBufferLike, offset: number, length: number): { toString(encoding: string, from: number, to: number): string } } }).Buffer;
+  const node = (
+    globalThis as {
+      Buffer?: {
+        from(
+          buffer: ArrayBufferLike,
+          offset: number,
+          length: number,
+        ): { toString(encoding: string, from: number, to: number): string };
+      };
+    }
+  ).Buffer;
   if (node !== undefined) {
     const view = node.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     return (from, to) => view.toString("utf8", from, to);
@@ -365,7 +387,19 @@ function mayPrecede(bytes: Uint8Array, hit: number, floor: number): boolean {
   if (hit <= floor) return true;
   const last = bytes[hit - 1]!;
   // A letter, a bracket or a quotation mark before it: part of somebody's sentence.
-  if (last !== 32) return last === 10 || last === 59 || last === 62 || last === 9 || last === 13 || last === 124 || last === 61 || last === 109 || last === 93 || (last === 34 && hit - 2 > floor && (bytes[hit - 2] === 58 || (bytes[hit - 2] === 32 && bytes[hit - 3] === 58)));
+  if (last !== 32)
+    return (
+      last === 10 ||
+      last === 59 ||
+      last === 62 ||
+      last === 9 ||
+      last === 13 ||
+      last === 124 ||
+      last === 61 ||
+      last === 109 ||
+      last === 93 ||
+      (last === 34 && hit - 2 > floor && (bytes[hit - 2] === 58 || (bytes[hit - 2] === 32 && bytes[hit - 3] === 58)))
+    );
   if (hit - 1 <= floor) return true;
   const code = bytes[hit - 2]!;
   if (code === 58) {
@@ -373,7 +407,12 @@ function mayPrecede(bytes: Uint8Array, hit: number, floor: number): boolean {
     const word = hit - 2 > floor ? bytes[hit - 3]! : 0;
     return word === 121 || word === 116 || word === 108 || word === 41 || word === 93 || word === 32 || word === 0;
   }
-  return !(code >= 97 && code <= 122) && !(code >= 65 && code <= 90 && code !== 90 && code !== 70 && code !== 80) && code !== 34 && code !== 40;
+  return (
+    !(code >= 97 && code <= 122) &&
+    !(code >= 65 && code <= 90 && code !== 90 && code !== 70 && code !== 80) &&
+    code !== 34 &&
+    code !== 40
+  );
 }
 
 /** Whether the line ends within `reach` bytes from `at`. */
@@ -394,7 +433,13 @@ function afterPid(bytes: Uint8Array, from: number, end: number): boolean {
   while (at < end && isDigit(bytes[at])) at++;
   if (at >= end) return true;
   const code = bytes[at];
-  return code === 10 || code === 13 || code === 44 || (code === 32 && (at + 1 >= end || bytes[at + 1] === 40 || bytes[at + 1] === 10 || bytes[at + 1] === 13 || bytes[at + 1] === 91));
+  return (
+    code === 10 ||
+    code === 13 ||
+    code === 44 ||
+    (code === 32 &&
+      (at + 1 >= end || bytes[at + 1] === 40 || bytes[at + 1] === 10 || bytes[at + 1] === 13 || bytes[at + 1] === 91))
+  );
 }
 
 /** Whether a line may have no prefix: it belongs to the line before, perhaps. */

@@ -3,4 +3,17 @@ export { createLogScanner, scanKernelLog } from "./fast.ts";
 export { printable } from "./printable.ts";
 export { createLogReader, parseKmsgRecord } from "./read.ts";
 export { createOomScanner, findOomKills } from "./scan.ts";
-export type { KmsgRecord, MemcgCounter, OomDetails, OomIncomplete, OomKill, OomKind, OomScan, OomScanOptions, OomScore, OomTask, OomTrigger, OomVictim } from "./types.ts";
+export type {
+  KmsgRecord,
+  MemcgCounter,
+  OomDetails,
+  OomIncomplete,
+  OomKill,
+  OomKind,
+  OomScan,
+  OomScanOptions,
+  OomScore,
+  OomTask,
+  OomTrigger,
+  OomVictim,
+} from "./types.ts";

@@ -137,11 +137,16 @@ export function matchOomLine(raw: string): OomLine | null {
   return found ?? headerOf(text);
 }
 
-const BARE_MESSAGE: { prefix: OomPrefix | null; allocating: boolean; told: OldConstraint | null } = { prefix: null, allocating: false, told: null };
+const BARE_MESSAGE: { prefix: OomPrefix | null; allocating: boolean; told: OldConstraint | null } = {
+  prefix: null,
+  allocating: false,
+  told: null,
+};
 
 function headerOf(text: string): HeaderLine | null {
   // The name before it is short: a search through a long text would find nothing that counts.
-  const invoked = text.length < 256 ? text.indexOf(INVOKED) : text.slice(0, COMM_WINDOW + INVOKED.length).indexOf(INVOKED);
+  const invoked =
+    text.length < 256 ? text.indexOf(INVOKED) : text.slice(0, COMM_WINDOW + INVOKED.length).indexOf(INVOKED);
   return invoked > 0 && invoked <= COMM_WINDOW && isComm(text.slice(0, invoked)) ? matchHeader(text, invoked) : null;
 }
 
@@ -155,7 +160,12 @@ function matchHeader(text: string, at: number): HeaderLine | null {
   if (!text.startsWith("gfp_mask=0x", start)) return null;
   const rest = text.slice(start, start + 1024);
   const order = rest.indexOf(", order=");
-  return { type: "header", comm: own(text.slice(0, at)), order: order === -1 ? null : readOrder(rest, order + 8), rest };
+  return {
+    type: "header",
+    comm: own(text.slice(0, at)),
+    order: order === -1 ? null : readOrder(rest, order + 8),
+    rest,
+  };
 }
 
 function readOrder(text: string, at: number): number | null {
@@ -165,14 +175,24 @@ function readOrder(text: string, at: number): number | null {
 }
 
 /** The fields of a header that only details need. */
-export function readHeader(header: HeaderLine): { gfpMask: number | null; gfpFlags: string | null; nodemask: string | null; oomScoreAdj: number | null } {
+export function readHeader(header: HeaderLine): {
+  gfpMask: number | null;
+  gfpFlags: string | null;
+  nodemask: string | null;
+  oomScoreAdj: number | null;
+} {
   const gfp = /^gfp_mask=(0x[0-9a-f]{1,16})(?:\(([^()]{0,400})\))?/i.exec(header.rest);
   const nodemask = /, nodemask=([^ ]{1,200}),? /.exec(header.rest);
   let oomScoreAdj: number | null = null;
   // oom_score_adj comes last where a line has both scales (2.6.36 to 3.7).
   const adj = /, oom_score_adj=(-?\d{1,5})/.exec(header.rest);
   if (adj !== null) oomScoreAdj = Number(adj[1]);
-  return { gfpMask: gfp === null ? null : Number(gfp[1]), gfpFlags: gfp?.[2] === undefined ? null : own(gfp[2]), nodemask: nodemask === null ? null : noMask(nodemask[1] ?? ""), oomScoreAdj };
+  return {
+    gfpMask: gfp === null ? null : Number(gfp[1]),
+    gfpFlags: gfp?.[2] === undefined ? null : own(gfp[2]),
+    nodemask: nodemask === null ? null : noMask(nodemask[1] ?? ""),
+    oomScoreAdj,
+  };
 }
 
 function matchTaskIn(text: string): TaskInLine | null {
@@ -184,7 +204,8 @@ function matchTaskIn(text: string): TaskInLine | null {
     const limit = text.slice(at + middle.length);
     if (!task.startsWith("/") || !limit.startsWith("/")) continue;
     const whole = contains(limit, task);
-    if (found === null || (whole && !found.whole)) found = { type: "taskin", task: own(task), limit: own(limit), whole };
+    if (found === null || (whole && !found.whole))
+      found = { type: "taskin", task: own(task), limit: own(limit), whole };
   }
   if (found !== null) return found;
   // Cut before the limit: a wrapped line may still complete it.
@@ -193,7 +214,10 @@ function matchTaskIn(text: string): TaskInLine | null {
 
 /** Whether the cgroup `path` is `ancestor` or lies below it. */
 function contains(ancestor: string, path: string): boolean {
-  return ancestor === "/" || (path.startsWith(ancestor) && (path.length === ancestor.length || path[ancestor.length] === "/"));
+  return (
+    ancestor === "/" ||
+    (path.startsWith(ancestor) && (path.length === ancestor.length || path[ancestor.length] === "/"))
+  );
 }
 
 /**
@@ -273,7 +297,19 @@ function digitsBefore(text: string, to: number): number {
 
 // Spelled out: spreading an object costs more than all the matching.
 function newSelected(constraint: string): SelectedLine {
-  return { type: "selected", constraint, nodemask: null, cpuset: null, memsAllowed: null, oomMemcg: null, taskMemcg: null, comm: null, pid: null, uid: null, whole: false };
+  return {
+    type: "selected",
+    constraint,
+    nodemask: null,
+    cpuset: null,
+    memsAllowed: null,
+    oomMemcg: null,
+    taskMemcg: null,
+    comm: null,
+    pid: null,
+    uid: null,
+    whole: false,
+  };
 }
 
 /**
@@ -308,7 +344,8 @@ function matchPaths(text: string, from: number, to: number): { oomMemcg: string 
   const mark = ",task_memcg=/";
   const global = text.indexOf(",global_oom,task_memcg=/", from);
   const oom = text.indexOf(",oom_memcg=/", from);
-  if (global !== -1 && global < to && (oom === -1 || global < oom)) return { oomMemcg: null, taskMemcg: own(text.slice(global + 23, to)) };
+  if (global !== -1 && global < to && (oom === -1 || global < oom))
+    return { oomMemcg: null, taskMemcg: own(text.slice(global + 23, to)) };
   if (oom === -1 || oom >= to) {
     const only = text.indexOf(mark, from);
     return { oomMemcg: null, taskMemcg: only === -1 || only >= to ? null : own(text.slice(only + 12, to)) };
@@ -316,7 +353,8 @@ function matchPaths(text: string, from: number, to: number): { oomMemcg: string 
   const first = text.indexOf(mark, oom);
   if (first !== -1 && first < to) {
     const second = text.indexOf(mark, first + 1);
-    if (second === -1 || second >= to) return { oomMemcg: own(text.slice(oom + 11, first)), taskMemcg: own(text.slice(first + 12, to)) };
+    if (second === -1 || second >= to)
+      return { oomMemcg: own(text.slice(oom + 11, first)), taskMemcg: own(text.slice(first + 12, to)) };
   }
   const splits: { oomMemcg: string; taskMemcg: string }[] = [];
   for (let at = text.indexOf(mark, oom); at !== -1 && at < to && splits.length < 16; at = text.indexOf(mark, at + 1)) {
@@ -325,7 +363,9 @@ function matchPaths(text: string, from: number, to: number): { oomMemcg: string 
   // The victim lies in the cgroup that ran out or below it: with several splits only such a one can be right.
   const fitting = splits.filter((split) => contains(split.oomMemcg, split.taskMemcg));
   const split = fitting.length === 1 ? fitting[0] : undefined;
-  return split === undefined ? { oomMemcg: null, taskMemcg: null } : { oomMemcg: own(split.oomMemcg), taskMemcg: own(split.taskMemcg) };
+  return split === undefined
+    ? { oomMemcg: null, taskMemcg: null }
+    : { oomMemcg: own(split.oomMemcg), taskMemcg: own(split.taskMemcg) };
 }
 
 /** "(null)": no mask. */
@@ -334,7 +374,9 @@ function noMask(text: string): string | null {
 }
 
 function matchSuppressed(text: string): OomLine | null {
-  const match = /^oom_kill_process: (\d{1,10}) (?:output lines suppressed|callbacks suppressed)/.exec(text.slice(0, 80));
+  const match = /^oom_kill_process: (\d{1,10}) (?:output lines suppressed|callbacks suppressed)/.exec(
+    text.slice(0, 80),
+  );
   return match === null ? null : { type: "suppressed", count: Number(match[1]) };
 }
 
@@ -363,22 +405,34 @@ function matchMessage(text: string): OomLine | null {
   if (!text.startsWith(": ", at)) return null;
   at += 2;
   if (text.startsWith("Killed process ", at)) return matchKilled(text, at + 15, { prefix, allocating, told });
-  if (text.startsWith("Kill process ", at) || text.startsWith("kill process ", at)) return matchChosen(text, at + 13, { prefix, allocating, told });
+  if (text.startsWith("Kill process ", at) || text.startsWith("kill process ", at))
+    return matchChosen(text, at + 13, { prefix, allocating, told });
   if (text.startsWith("OOM victim ", at)) {
     const pid = /^(\d{1,10}) \(/.exec(text.slice(at + 11, at + 24));
-    return pid !== null && text.endsWith(") is already exiting. Skip killing the task") ? { type: "exiting", prefix, pid: Number(pid[1]) } : null;
+    return pid !== null && text.endsWith(") is already exiting. Skip killing the task")
+      ? { type: "exiting", prefix, pid: Number(pid[1]) }
+      : null;
   }
   return matchPanic(text);
 }
 
 function matchPanic(text: string): OomLine | null {
-  if (/^(?:Out of memory: (?:compulsory|system-wide) panic_on_oom is enabled|Out of memory and no killable processes)/.test(text.slice(0, 80))) return { type: "panic", follows: false };
+  if (
+    /^(?:Out of memory: (?:compulsory|system-wide) panic_on_oom is enabled|Out of memory and no killable processes)/.test(
+      text.slice(0, 80),
+    )
+  )
+    return { type: "panic", follows: false };
   // Only after a report without a victim; the words alone could be anybody's.
   return text.startsWith("System is deadlocked on memory") ? { type: "panic", follows: true } : null;
 }
 
 /** `N (comm) score S or sacrifice child` from `at`. */
-function matchChosen(text: string, at: number, message: { prefix: OomPrefix; allocating: boolean; told: OldConstraint | null }): ChosenLine | null {
+function matchChosen(
+  text: string,
+  at: number,
+  message: { prefix: OomPrefix; allocating: boolean; told: OldConstraint | null },
+): ChosenLine | null {
   const pid = /^(\d{1,10}),? \(/.exec(text.slice(at, at + 16));
   if (pid === null) return null;
   const open = at + pid[0].length;
@@ -393,16 +447,41 @@ function matchChosen(text: string, at: number, message: { prefix: OomPrefix; all
   if (score === null && !/^\d{0,20}(?: (?:o(?:r.{0,16})?)?)?$/.test(rest.slice(0, 48))) return null;
   // "or a child": up to 2.6.35, where "Out of memory" meant CONSTRAINT_NONE, since the other two had their own words.
   const told = message.told ?? (score?.[2] === "or a child" && message.prefix === "global" ? "global" : null);
-  return { type: "chosen", ...message, told, pid: Number(pid[1]), comm: own(text.slice(open, open + close)), score: score === null ? null : Number(score[1]), whole: score !== null };
+  return {
+    type: "chosen",
+    ...message,
+    told,
+    pid: Number(pid[1]),
+    comm: own(text.slice(open, open + close)),
+    score: score === null ? null : Number(score[1]),
+    whole: score !== null,
+  };
 }
 
 /** What follows `Killed process ` at `at`, in all spellings; see docs/kernel-log.md. */
-function matchKilled(text: string, at: number, message: { prefix: OomPrefix | null; allocating: boolean; told: OldConstraint | null }): KilledLine | null {
+function matchKilled(
+  text: string,
+  at: number,
+  message: { prefix: OomPrefix | null; allocating: boolean; told: OldConstraint | null },
+): KilledLine | null {
   const known = readKilled(text, at, message);
   if (known !== null) return known;
   const number = /^\d{1,10}/.exec(text.slice(at, at + 11));
   if (number === null) return null;
-  const line: KilledLine = { type: "killed", ...message, pid: Number(number[0]), comm: null, uid: null, totalVm: null, anonRss: null, fileRss: null, shmemRss: null, pgtables: null, oomScoreAdj: null, shape: "garbled" };
+  const line: KilledLine = {
+    type: "killed",
+    ...message,
+    pid: Number(number[0]),
+    comm: null,
+    uid: null,
+    totalVm: null,
+    anonRss: null,
+    fileRss: null,
+    shmemRss: null,
+    pgtables: null,
+    oomScoreAdj: null,
+    shape: "garbled",
+  };
   let open = at + number[0].length;
   // RHEL 6: `Killed process N, UID n, (c) total-vm:`
   const uid = /^, UID (\d{1,10}),/.exec(text.slice(open, open + 20));
@@ -419,12 +498,17 @@ function matchKilled(text: string, at: number, message: { prefix: OomPrefix | nu
   const window = text.slice(open, open + COMM_WINDOW + 24);
   // A comm may hold `) total-vm:1kB`: the last place from which the rest of the record fits is the right one.
   let cut: KilledLine | null = null;
-  for (let close = window.lastIndexOf(")"); close !== -1; close = close === 0 ? -1 : window.lastIndexOf(")", close - 1)) {
+  for (
+    let close = window.lastIndexOf(")");
+    close !== -1;
+    close = close === 0 ? -1 : window.lastIndexOf(")", close - 1)
+  ) {
     if (close > COMM_WINDOW) continue;
     const candidate: KilledLine = { ...line, comm: window.slice(0, close) };
     candidate.shape = matchSizes(text, open + close + 1, candidate);
     if (candidate.shape === "bare" && text.endsWith(".") && candidate.prefix === "global") candidate.told ??= "global";
-    if (candidate.shape === "whole" || candidate.shape === "bare") return { ...candidate, comm: own(candidate.comm ?? "") };
+    if (candidate.shape === "whole" || candidate.shape === "bare")
+      return { ...candidate, comm: own(candidate.comm ?? "") };
     if (candidate.shape === "cut" && cut === null) cut = { ...candidate, comm: own(candidate.comm ?? "") };
   }
   if (cut !== null) return cut;
@@ -433,13 +517,23 @@ function matchKilled(text: string, at: number, message: { prefix: OomPrefix | nu
 }
 
 /** The commonest spelling, 4.5 and later, read without ado; null for any other, which the general matcher reads. */
-function readKilled(text: string, at: number, message: { prefix: OomPrefix | null; allocating: boolean; told: OldConstraint | null }): KilledLine | null {
+function readKilled(
+  text: string,
+  at: number,
+  message: { prefix: OomPrefix | null; allocating: boolean; told: OldConstraint | null },
+): KilledLine | null {
   let open = at;
   while (open < at + 10 && isDigit(text.charCodeAt(open))) open++;
   if (open === at || !text.startsWith(" (", open)) return null;
   const close = text.indexOf(")", open + 2);
   // More than one ")" may be part of a name: not for here.
-  if (close === -1 || close - open > 18 || text.indexOf(")", close + 1) !== -1 || !text.startsWith(" total-vm:", close + 1)) return null;
+  if (
+    close === -1 ||
+    close - open > 18 ||
+    text.indexOf(")", close + 1) !== -1 ||
+    !text.startsWith(" total-vm:", close + 1)
+  )
+    return null;
   let from = close + 11;
   const numbers = NUMBERS;
   let count = 0;
@@ -493,8 +587,10 @@ const LABELS = ["kB, anon-rss:", "kB, file-rss:", "kB, shmem-rss:", "kB, UID:", 
 const NUMBERS = [0, 0, 0, 0, 0, 0, 0];
 
 const FIELD = /(?:, | )([A-Za-z_-]{2,24}):(-?\d{1,16})(kB)?/y;
-const CUT_FIELD = /^(?:,|, ?(?:[A-Za-z_-]{1,24}(?::(?:-?\d{0,16}k?)?)?)?| (?:[A-Za-z_-]{1,24}(?::(?:-?\d{0,16})?)?)?)?(?:>|\u2026|\.{1,3})?$/;
-const CUT_START = /^(?:, ?(?:U(?:I(?:D(?: \d*)?)?)?)?| ?(?:t(?:o(?:t(?:a(?:l(?:-(?:v(?:m(?::(?:\d{0,16}k?)?)?)?)?)?)?)?)?)?)?)(?:>|\u2026|\.{1,3})?$/;
+const CUT_FIELD =
+  /^(?:,|, ?(?:[A-Za-z_-]{1,24}(?::(?:-?\d{0,16}k?)?)?)?| (?:[A-Za-z_-]{1,24}(?::(?:-?\d{0,16})?)?)?)?(?:>|\u2026|\.{1,3})?$/;
+const CUT_START =
+  /^(?:, ?(?:U(?:I(?:D(?: \d*)?)?)?)?| ?(?:t(?:o(?:t(?:a(?:l(?:-(?:v(?:m(?::(?:\d{0,16}k?)?)?)?)?)?)?)?)?)?)?)(?:>|\u2026|\.{1,3})?$/;
 
 /** Reads `[, UID n,] total-vm:NkB, ...` into `line`; tells how well the rest of the record fits. */
 function matchSizes(text: string, from: number, line: KilledLine): KilledLine["shape"] {
@@ -530,7 +626,13 @@ function matchSizes(text: string, from: number, line: KilledLine): KilledLine["s
     FIELD.lastIndex = end;
   }
   // First 5.4 releases labelled bytes of page tables kB (fixed by 941f762bcb27): more tables than address space cannot be.
-  if (line.pgtables !== null && line.totalVm !== null && line.pgtables > line.totalVm && (line.pgtables / 1024) % 4096 === 0) line.pgtables /= 1024;
+  if (
+    line.pgtables !== null &&
+    line.totalVm !== null &&
+    line.pgtables > line.totalVm &&
+    (line.pgtables / 1024) % 4096 === 0
+  )
+    line.pgtables /= 1024;
   if (fields > 0 && at === text.length) return "whole";
   if (fields === 0) return text.length - at < 32 && CUT_START.test(text.slice(at)) ? "cut" : "garbled";
   return text.length - at < 48 && CUT_FIELD.test(text.slice(at)) ? "cut" : "garbled";
@@ -538,7 +640,9 @@ function matchSizes(text: string, from: number, line: KilledLine): KilledLine["s
 
 function matchGroup(text: string): OomLine | null {
   const end = " are going to be killed due to memory.oom.group set";
-  return text.endsWith(end) && text.startsWith("/", 9) ? { type: "group", path: own(text.slice(9, text.length - end.length)) } : null;
+  return text.endsWith(end) && text.startsWith("/", 9)
+    ? { type: "group", path: own(text.slice(9, text.length - end.length)) }
+    : null;
 }
 
 /** A copy that does not keep the whole chunk alive that it was cut from. */

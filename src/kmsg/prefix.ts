@@ -12,21 +12,62 @@ export interface PrefixedLine {
   text: string;
 }
 
-const LEVELS: Record<string, number> = { emerg: 0, panic: 0, alert: 1, crit: 2, err: 3, error: 3, warn: 4, warning: 4, notice: 5, info: 6, debug: 7 };
-const FACILITIES: Record<string, number> = { kern: 0, user: 1, mail: 2, daemon: 3, auth: 4, syslog: 5, lpr: 6, news: 7, uucp: 8, cron: 9, authpriv: 10, ftp: 11, local0: 16, local1: 17, local2: 18, local3: 19, local4: 20, local5: 21, local6: 22, local7: 23 };
+const LEVELS: Record<string, number> = {
+  emerg: 0,
+  panic: 0,
+  alert: 1,
+  crit: 2,
+  err: 3,
+  error: 3,
+  warn: 4,
+  warning: 4,
+  notice: 5,
+  info: 6,
+  debug: 7,
+};
+const FACILITIES: Record<string, number> = {
+  kern: 0,
+  user: 1,
+  mail: 2,
+  daemon: 3,
+  auth: 4,
+  syslog: 5,
+  lpr: 6,
+  news: 7,
+  uucp: 8,
+  cron: 9,
+  authpriv: 10,
+  ftp: 11,
+  local0: 16,
+  local1: 17,
+  local2: 18,
+  local3: 19,
+  local4: 20,
+  local5: 21,
+  local6: 22,
+  local7: 23,
+};
 
 // No prefix is longer than this: hosts, tags, ISO dates and quoting together.
 const MAX_PREFIX = 512;
 
 /** Takes the prefixes of a line off. `line` has no line end. */
 export function readPrefix(line: string): PrefixedLine {
-  const head: PrefixedLine = { origin: "bare", seq: null, timeUs: null, facility: null, level: null, caller: null, text: line };
+  const head: PrefixedLine = {
+    origin: "bare",
+    seq: null,
+    timeUs: null,
+    facility: null,
+    level: null,
+    caller: null,
+    text: line,
+  };
   const first = line.charCodeAt(0);
   if (first === 91) {
     const end = readUptime(line, head);
     if (end !== -1) return head;
   }
-  let at = skipQuotes(line);
+  const at = skipQuotes(line);
   const direct = readHead(line, at, head);
   if (direct !== -1) {
     head.text = line.slice(direct);
@@ -34,7 +75,10 @@ export function readPrefix(line: string): PrefixedLine {
   }
   // `grep -H`, `grep -n`, `kubectl logs --prefix`: a name or a number, then the line itself.
   const start = line.slice(at, at + MAX_PREFIX);
-  const file = /^(?=[^\s:]{0,255}[./\d]|messages|syslog|dmesg)[^\s:[\]<>]{1,255}:(?:\d{1,10}:)? ?|^\d{1,10}[:-]|^\d{1,10}[ \t]{1,4}(?=[[<]|[A-Z])/.exec(start);
+  const file =
+    /^(?=[^\s:]{0,255}[./\d]|messages|syslog|dmesg)[^\s:[\]<>]{1,255}:(?:\d{1,10}:)? ?|^\d{1,10}[:-]|^\d{1,10}[ \t]{1,4}(?=[[<]|[A-Z])/.exec(
+      start,
+    );
   if (file !== null && file[0].length < start.length) {
     const inner = readHead(line, at + file[0].length, head);
     if (inner !== -1) {
@@ -53,11 +97,13 @@ function readUptime(line: string, head: PrefixedLine): number {
   while (line.charCodeAt(at) === 32 && at < 12) at++;
   let seconds = 0;
   const start = at;
-  for (let code = line.charCodeAt(at); code >= 48 && code <= 57 && at - start < 10; code = line.charCodeAt(++at)) seconds = seconds * 10 + code - 48;
+  for (let code = line.charCodeAt(at); code >= 48 && code <= 57 && at - start < 10; code = line.charCodeAt(++at))
+    seconds = seconds * 10 + code - 48;
   if (at === start || line.charCodeAt(at) !== 46) return -1;
   let micros = 0;
   const point = at + 1;
-  for (let code = line.charCodeAt(++at); code >= 48 && code <= 57 && at - point < 6; code = line.charCodeAt(++at)) micros = micros * 10 + code - 48;
+  for (let code = line.charCodeAt(++at); code >= 48 && code <= 57 && at - point < 6; code = line.charCodeAt(++at))
+    micros = micros * 10 + code - 48;
   if (at - point !== 6 || line.charCodeAt(at) !== 93 || line.charCodeAt(at + 1) !== 32) return -1;
   at += 2;
   // A caller id, or the host and tag of journalctl -o short-monotonic, may follow.
@@ -102,7 +148,10 @@ function readPriority(line: string, at: number, start: string, head: PrefixedLin
   head.level = Number(priority[1]) & 7;
   const rest = at + priority[0].length;
   const saved = head.facility;
-  const inner = line[rest] === "[" ? readBrackets(line, rest, head, true) : readWords(line, rest, line.slice(rest, rest + MAX_PREFIX), head);
+  const inner =
+    line[rest] === "["
+      ? readBrackets(line, rest, head, true)
+      : readWords(line, rest, line.slice(rest, rest + MAX_PREFIX), head);
   head.facility = saved;
   if (inner !== -1) {
     if (saved !== 0) head.origin = "other";
@@ -156,23 +205,37 @@ function readBrackets(line: string, at: number, head: PrefixedLine, outer: boole
 const TAG = /^(?:([^\s:[\]]{1,255}) )?(?:([a-z0-9]{2,8})\.([a-z]{2,8}) )?([^\s:[\]]{1,128})(?:\[\d{1,10}\])?:(?: |$)/;
 const KERNEL_TAG = /^kernel(?:\.\w{1,8})?$/;
 
-function readTag(text: string): { length: number; kernel: boolean; host: boolean; facility: number | null; level: number | null } | null {
+function readTag(
+  text: string,
+): { length: number; kernel: boolean; host: boolean; facility: number | null; level: number | null } | null {
   const match = TAG.exec(text);
   if (match === null) return null;
   let facility = match[2] === undefined ? undefined : FACILITIES[match[2]];
   let level = match[3] === undefined ? undefined : LEVELS[match[3]];
   const first = match[1];
   const dotted = first === undefined ? null : /^([a-z0-9]{2,8})\.([a-z]{2,8})$/.exec(first);
-  if (facility === undefined && dotted !== null && FACILITIES[dotted[1] ?? ""] !== undefined && LEVELS[dotted[2] ?? ""] !== undefined) {
+  if (
+    facility === undefined &&
+    dotted !== null &&
+    FACILITIES[dotted[1] ?? ""] !== undefined &&
+    LEVELS[dotted[2] ?? ""] !== undefined
+  ) {
     facility = FACILITIES[dotted[1] ?? ""];
     level = LEVELS[dotted[2] ?? ""];
   }
-  return { length: match[0].length, kernel: KERNEL_TAG.test(match[4] ?? ""), host: first !== undefined, facility: facility ?? null, level: level ?? null };
+  return {
+    length: match[0].length,
+    kernel: KERNEL_TAG.test(match[4] ?? ""),
+    host: first !== undefined,
+    facility: facility ?? null,
+    level: level ?? null,
+  };
 }
 
 const ISO = /^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(?:[.,]\d{1,9})?(?: ?[+-]\d{2}:?\d{2}| ?Z| UTC)?[ :] ?/;
 // `Jan  5 15:19:01 `, `Mon 2025-01-01 10:00:00 CET `, in any language; `2017 ` and zones may follow.
-const DATE = /^(?:[^\s:[\]<>=,;]{1,16} {1,2}){1,4}?\d{1,2}:\d{2}:\d{2}(?:[.,]\d{1,9})?(?: [A-Z]{3,5}(?= ))?(?: (?:19|20)\d{2}(?= ))? /;
+const DATE =
+  /^(?:[^\s:[\]<>=,;]{1,16} {1,2}){1,4}?\d{1,2}:\d{2}:\d{2}(?:[.,]\d{1,9})?(?: [A-Z]{3,5}(?= ))?(?: (?:19|20)\d{2}(?= ))? /;
 const EPOCH = /^\d{9,10}\.\d{1,9} /;
 const DECODED = /^(\w{2,8}) {0,6}: ?(\w{2,7}) {0,6}: /;
 const NETCONSOLE = /^(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9a-f:.]{2,45})(?::\d{1,5})? /;

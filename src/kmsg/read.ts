@@ -1,3 +1,4 @@
+/* oxlint-disable no-control-regex -- terminals leave theirs in logs */
 import { type OomLine, matchOomLine } from "./match.ts";
 import { type PrefixedLine, readPrefix } from "./prefix.ts";
 import type { KmsgRecord } from "./types.ts";
@@ -51,7 +52,11 @@ interface Pending {
  * Turns lines of text formats into records. Lines need not follow one another: a gap in the numbers ends
  * what a wrapped line could have continued.
  */
-export function createLineReader(emit: (record: KmsgRecord, found?: OomLine | null) => void): { line(raw: string, number: number): void; flush(): void; waiting(): boolean } {
+export function createLineReader(emit: (record: KmsgRecord, found?: OomLine | null) => void): {
+  line(raw: string, number: number): void;
+  flush(): void;
+  waiting(): boolean;
+} {
   let pending: Pending | null = null;
   let rawMode = false;
 
@@ -120,7 +125,10 @@ export function createLineReader(emit: (record: KmsgRecord, found?: OomLine | nu
     }
     if (best === null) return false;
     // Still unfinished, but no worse: the next line may end it. Paths hold no blanks as a rule.
-    const onward = best.found === null ? isStub(best.text) : best.found.type === "selected" && !best.found.whole && best.rank === wait.rank && !next.includes(" ");
+    const onward =
+      best.found === null
+        ? isStub(best.text)
+        : best.found.type === "selected" && !best.found.whole && best.rank === wait.rank && !next.includes(" ");
     if (best.rank <= wait.rank && !onward) return false;
     wait.record = { ...wait.record, text: best.text };
     wait.rank = best.rank;
@@ -132,8 +140,8 @@ export function createLineReader(emit: (record: KmsgRecord, found?: OomLine | nu
   return { line, flush, waiting: () => pending !== null };
 }
 
-// oxlint-disable-next-line no-control-regex
-const ANSI = /\u001b(?:\[[0-?]{0,32}[ -/]{0,4}[@-~]|\][^\u0007\u001b]{0,256}(?:\u0007|\u001b\\)?|[()][A-Z0-9]|[@-Z\\^_=>])/g;
+const ANSI =
+  /\u001b(?:\[[0-?]{0,32}[ -/]{0,4}[@-~]|\][^\u0007\u001b]{0,256}(?:\u0007|\u001b\\)?|[()][A-Z0-9]|[@-Z\\^_=>])/g;
 
 /** Terminal colours and the like. */
 function clean(text: string): string {
@@ -145,8 +153,17 @@ function toRecord(head: PrefixedLine, line: number): KmsgRecord | null {
   let text = head.text;
   if (head.seq !== null) text = unescapeText(text);
   // rsyslog writes control characters as #012.
-  else if (head.origin === "kernel" && text.includes("#0")) text = text.replace(/#(0[0-3][0-7])/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
-  const record: KmsgRecord = { seq: head.seq, timeUs: head.timeUs, facility: head.facility, level: head.level, caller: head.caller, text, line };
+  else if (head.origin === "kernel" && text.includes("#0"))
+    text = text.replace(/#(0[0-3][0-7])/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
+  const record: KmsgRecord = {
+    seq: head.seq,
+    timeUs: head.timeUs,
+    facility: head.facility,
+    level: head.level,
+    caller: head.caller,
+    text,
+    line,
+  };
   if (head.origin === "bare") record.bare = true;
   return record;
 }
@@ -157,8 +174,18 @@ function rankOf(found: OomLine | null): number {
     case undefined:
       return 0;
     case "killed": {
-      const fields = [found.uid, found.totalVm, found.anonRss, found.fileRss, found.shmemRss, found.pgtables, found.oomScoreAdj].filter((value) => value !== null).length;
-      return found.shape === "garbled" ? 1 : (found.shape === "cut" ? 2 : 3) + fields * 2 + (found.comm === null ? 0 : 1);
+      const fields = [
+        found.uid,
+        found.totalVm,
+        found.anonRss,
+        found.fileRss,
+        found.shmemRss,
+        found.pgtables,
+        found.oomScoreAdj,
+      ].filter((value) => value !== null).length;
+      return found.shape === "garbled"
+        ? 1
+        : (found.shape === "cut" ? 2 : 3) + fields * 2 + (found.comm === null ? 0 : 1);
     }
     case "selected":
       return found.whole ? 3 : found.constraint === "" ? 1 : 2;
@@ -180,7 +207,13 @@ function mayContinue(record: KmsgRecord, found: OomLine | null): boolean {
   return found.type === "header" && (found.order === null || !/adj=-?\d/.test(found.rest));
 }
 
-const STUBS = ["Memory cgroup out of memory: Killed process ", "Out of memory: Killed process ", "Memory cgroup out of memory: Kill process ", "Out of memory: Kill process ", "Memory cgroup out of memory (oom_kill_allocating_task): "];
+const STUBS = [
+  "Memory cgroup out of memory: Killed process ",
+  "Out of memory: Killed process ",
+  "Memory cgroup out of memory: Kill process ",
+  "Out of memory: Kill process ",
+  "Memory cgroup out of memory (oom_kill_allocating_task): ",
+];
 
 /** The beginning of an OOM record, cut before it can be told which. */
 function isStub(raw: string): boolean {
@@ -225,33 +258,84 @@ export function recordOfObject(value: Record<string, unknown>, line: number): Km
   if (text === null) return undefined;
   if (value["MESSAGE"] !== undefined) {
     const transport = value["_TRANSPORT"];
-    const kernel = transport === undefined ? value["SYSLOG_IDENTIFIER"] === undefined || value["SYSLOG_IDENTIFIER"] === "kernel" : transport === "kernel";
+    const kernel =
+      transport === undefined
+        ? value["SYSLOG_IDENTIFIER"] === undefined || value["SYSLOG_IDENTIFIER"] === "kernel"
+        : transport === "kernel";
     if (!kernel) return null;
-    return { seq: null, timeUs: integer(value["_SOURCE_MONOTONIC_TIMESTAMP"]), facility: integer(value["SYSLOG_FACILITY"]), level: integer(value["PRIORITY"]), caller: null, text: text.length > MAX_TEXT ? text.slice(0, MAX_TEXT) : text, line };
+    return {
+      seq: null,
+      timeUs: integer(value["_SOURCE_MONOTONIC_TIMESTAMP"]),
+      facility: integer(value["SYSLOG_FACILITY"]),
+      level: integer(value["PRIORITY"]),
+      caller: null,
+      text: text.length > MAX_TEXT ? text.slice(0, MAX_TEXT) : text,
+      line,
+    };
   }
   if (value["msg"] !== undefined && (value["pri"] !== undefined || value["time"] !== undefined)) {
     const priority = integer(value["pri"]);
     const time = Number(value["time"]);
-    const facility = typeof value["fac"] === "string" ? FACILITY_NAMES.indexOf(value["fac"]) : priority === null ? null : priority >> 3;
-    const level = typeof value["pri"] === "string" && priority === null ? LEVEL_NAMES.indexOf(value["pri"]) : priority === null ? null : priority & 7;
-    const caller = typeof value["caller"] === "string" && /^[TC]\d{1,10}$/.test(value["caller"]) ? value["caller"] : null;
-    return { seq: null, timeUs: Number.isFinite(time) && value["time"] !== null && value["time"] !== undefined ? Math.round(time * 1e6) : null, facility: facility === -1 ? null : facility, level: level === -1 ? null : level, caller, text: text.slice(0, MAX_TEXT), line };
+    const facility =
+      typeof value["fac"] === "string"
+        ? FACILITY_NAMES.indexOf(value["fac"])
+        : priority === null
+          ? null
+          : priority >> 3;
+    const level =
+      typeof value["pri"] === "string" && priority === null
+        ? LEVEL_NAMES.indexOf(value["pri"])
+        : priority === null
+          ? null
+          : priority & 7;
+    const caller =
+      typeof value["caller"] === "string" && /^[TC]\d{1,10}$/.test(value["caller"]) ? value["caller"] : null;
+    return {
+      seq: null,
+      timeUs:
+        Number.isFinite(time) && value["time"] !== null && value["time"] !== undefined ? Math.round(time * 1e6) : null,
+      facility: facility === -1 ? null : facility,
+      level: level === -1 ? null : level,
+      caller,
+      text: text.slice(0, MAX_TEXT),
+      line,
+    };
   }
   return toRecord(readPrefix(text.slice(0, MAX_TEXT).replace(/\n$/, "")), line);
 }
 
-const FACILITY_NAMES = ["kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp"];
+const FACILITY_NAMES = [
+  "kern",
+  "user",
+  "mail",
+  "daemon",
+  "auth",
+  "syslog",
+  "lpr",
+  "news",
+  "uucp",
+  "cron",
+  "authpriv",
+  "ftp",
+];
 const LEVEL_NAMES = ["emerg", "alert", "crit", "err", "warn", "notice", "info", "debug"];
 
 /** A message: journald writes an array of bytes where it is not printable UTF-8. */
 function asText(value: unknown): string | null {
   if (typeof value === "string") return value;
-  if (!Array.isArray(value) || value.length === 0 || value.length > MAX_TEXT || !value.every((item) => typeof item === "number" && item >= 0 && item < 256)) return null;
+  if (
+    !Array.isArray(value) ||
+    value.length === 0 ||
+    value.length > MAX_TEXT ||
+    !value.every((item) => typeof item === "number" && item >= 0 && item < 256)
+  )
+    return null;
   return DECODER.decode(Uint8Array.from(value as number[]));
 }
 
 function integer(value: unknown): number | null {
-  const number = typeof value === "number" ? value : typeof value === "string" && /^\d{1,15}$/.test(value) ? Number(value) : null;
+  const number =
+    typeof value === "number" ? value : typeof value === "string" && /^\d{1,15}$/.test(value) ? Number(value) : null;
   return number !== null && Number.isSafeInteger(number) ? number : null;
 }
 
@@ -272,14 +356,20 @@ export function modeOf(start: string, complete: boolean): Mode | null {
   if (end === -1 && rest.length < 1024 && !complete) return null;
   const first = end === -1 ? rest.slice(0, 1024) : rest.slice(0, Math.min(end, 1024));
   // A record's dictionary line (" SUBSYSTEM=pci") has a blank in front.
-  return ((match.index === 0 || start[match.index - 1] === "\n") && /^_{0,2}[A-Z][A-Z0-9_]{1,63}=/.test(first)) || / \[s=[0-9a-f]{1,32};i=/.test(first.slice(0, 200)) ? "export" : "text";
+  return ((match.index === 0 || start[match.index - 1] === "\n") && /^_{0,2}[A-Z][A-Z0-9_]{1,63}=/.test(first)) ||
+    / \[s=[0-9a-f]{1,32};i=/.test(first.slice(0, 200))
+    ? "export"
+    : "text";
 }
 
 /** A streaming reader for any text format (detects per line): push chunks in any cut, get records. */
 export function createLogReader(): { push(chunk: string | Uint8Array): KmsgRecord[]; end(): KmsgRecord[] } {
   let out: KmsgRecord[] = [];
   const reader = createLineReader((record) => out.push(record));
-  const objects = createObjectReader((record) => out.push(record), (text, number) => reader.line(text, number));
+  const objects = createObjectReader(
+    (record) => out.push(record),
+    (text, number) => reader.line(text, number),
+  );
   const entries = createEntryReader((record) => out.push(record));
   let decoder: InstanceType<typeof TextDecoder> | null = null;
   let head: Uint8Array | null = new Uint8Array(0);
@@ -298,7 +388,9 @@ export function createLogReader(): { push(chunk: string | Uint8Array): KmsgRecor
         return "";
       }
       head = null;
-      decoder = new TextDecoder(all[0] === 0xff && all[1] === 0xfe ? "utf-16le" : all[0] === 0xfe && all[1] === 0xff ? "utf-16be" : "utf-8");
+      decoder = new TextDecoder(
+        all[0] === 0xff && all[1] === 0xfe ? "utf-16le" : all[0] === 0xfe && all[1] === 0xff ? "utf-16be" : "utf-8",
+      );
       return decoder.decode(all, { stream: !last });
     }
     return decoder.decode(bytes, { stream: !last });
@@ -381,7 +473,10 @@ function concat(a: Uint8Array, b: Uint8Array): Uint8Array {
 }
 
 /** Takes the innermost objects out of JSON text of any layout: one a line, pretty-printed, one endless array. */
-function createObjectReader(emit: (record: KmsgRecord) => void, onText: (line: string, number: number) => void): { push(chunk: string): void; end(): void } {
+function createObjectReader(
+  emit: (record: KmsgRecord) => void,
+  onText: (line: string, number: number) => void,
+): { push(chunk: string): void; end(): void } {
   let object: string[] | null = null;
   let size = 0;
   let objectLine = 1;
@@ -437,7 +532,13 @@ function createObjectReader(emit: (record: KmsgRecord) => void, onText: (line: s
       } else if (object === null && isPlain === null && code > 32 && code !== 44 && code !== 91 && code !== 93) {
         isPlain = true;
         from = i;
-      } else if (object === null && isPlain === null && code === 91 && chunk[i + 1] !== undefined && /[\d ]/.test(chunk[i + 1]!)) {
+      } else if (
+        object === null &&
+        isPlain === null &&
+        code === 91 &&
+        chunk[i + 1] !== undefined &&
+        /[\d ]/.test(chunk[i + 1]!)
+      ) {
         isPlain = true;
         from = i;
       }
@@ -481,7 +582,10 @@ function createObjectReader(emit: (record: KmsgRecord) => void, onText: (line: s
 }
 
 /** journalctl -o export (also -o verbose): fields a line, entries between blank lines. */
-function createEntryReader(emit: (record: KmsgRecord) => void): { line(text: string, number: number): void; flush(): void } {
+function createEntryReader(emit: (record: KmsgRecord) => void): {
+  line(text: string, number: number): void;
+  flush(): void;
+} {
   let fields: Record<string, unknown> = {};
   let first = 0;
   let binary: { name: string; parts: string[]; size: number } | null = null;
@@ -532,4 +636,11 @@ function createEntryReader(emit: (record: KmsgRecord) => void): { line(text: str
   return { line, flush };
 }
 
-const WANTED = new Set(["MESSAGE", "PRIORITY", "SYSLOG_FACILITY", "SYSLOG_IDENTIFIER", "_TRANSPORT", "_SOURCE_MONOTONIC_TIMESTAMP"]);
+const WANTED = new Set([
+  "MESSAGE",
+  "PRIORITY",
+  "SYSLOG_FACILITY",
+  "SYSLOG_IDENTIFIER",
+  "_TRANSPORT",
+  "_SOURCE_MONOTONIC_TIMESTAMP",
+]);

@@ -1,5 +1,15 @@
 import { type ReportText, addContext, newReportText, readDetails, readReaper } from "./details.ts";
-import { type ChosenLine, type HeaderLine, type KilledLine, type OomLine, type OomPrefix, type SelectedLine, type TaskInLine, commFits, matchOomLine } from "./match.ts";
+import {
+  type ChosenLine,
+  type HeaderLine,
+  type KilledLine,
+  type OomLine,
+  type OomPrefix,
+  type SelectedLine,
+  type TaskInLine,
+  commFits,
+  matchOomLine,
+} from "./match.ts";
 import type { KmsgRecord, OomKill, OomKind, OomScan, OomScanOptions, OomTrigger } from "./types.ts";
 
 /** A report that is being put together, from header to `Killed process`. */
@@ -48,19 +58,32 @@ const MAX_LISTED = 10_000;
 const FRAME_WINDOW = 8;
 export const PIECE_LINES = 8;
 
-const KINDS: Record<string, OomKind> = { CONSTRAINT_MEMCG: "memcg", CONSTRAINT_NONE: "global", CONSTRAINT_CPUSET: "cpuset", CONSTRAINT_MEMORY_POLICY: "mempolicy" };
+const KINDS: Record<string, OomKind> = {
+  CONSTRAINT_MEMCG: "memcg",
+  CONSTRAINT_NONE: "global",
+  CONSTRAINT_CPUSET: "cpuset",
+  CONSTRAINT_MEMORY_POLICY: "mempolicy",
+};
 
 /**
  * Incremental: records in, kills out as soon as they are complete. State is bounded, whatever the log.
  * `push` gives the kills that this record completed; `end` gives the rest of the scan, with the kills that no push gave.
  */
-export function createOomScanner(options: OomScanOptions = {}): { push(record: KmsgRecord): OomKill[]; end(): OomScan } {
-  const { push, end } = createMatchedScanner(options);
-  return { push: (record) => push(record).slice(), end };
+export function createOomScanner(options: OomScanOptions = {}): {
+  push(record: KmsgRecord): OomKill[];
+  end(): OomScan;
+} {
+  const scanner = createMatchedScanner(options);
+  return { push: (record) => scanner.push(record).slice(), end: () => scanner.end() };
 }
 
 /** The scanner with a back door for callers that have matched the record already, or seen a stack frame without reading it. */
-export function createMatchedScanner(options: OomScanOptions): { push(record: KmsgRecord, found?: OomLine | null): OomKill[]; frame(line: number): boolean; inPieces(): boolean; end(): OomScan } {
+export function createMatchedScanner(options: OomScanOptions): {
+  push(record: KmsgRecord, found?: OomLine | null): OomKill[];
+  frame(line: number): boolean;
+  inPieces(): boolean;
+  end(): OomScan;
+} {
   const withDetails = options.details === true;
   let open: Report[] = [];
   let sweep: Sweep | null = null;
@@ -132,11 +155,25 @@ export function createMatchedScanner(options: OomScanOptions): { push(record: Km
     const gap = gapBefore(record);
     for (const report of open) {
       const age = record.timeUs !== null && report.timeUs !== null ? record.timeUs - report.timeUs : null;
-      if (gap > 0 && report.selected?.whole !== true && report.chosen === null) giveUp(report, `${gap} records of the log were lost before this report's kill`);
+      if (gap > 0 && report.selected?.whole !== true && report.chosen === null)
+        giveUp(report, `${gap} records of the log were lost before this report's kill`);
       else if (gap < 0 || (age !== null && age < -1_000_000)) giveUp(report, `${whyOpen(report)}; the log starts over`);
-      else if (age !== null ? age > MAX_REPORT_US : record.line - report.line > (report.selected === null && report.chosen === null ? MAX_HEADER_ONLY_LINES : MAX_REPORT_LINES)) giveUp(report, whyOpen(report));
+      else if (
+        age !== null
+          ? age > MAX_REPORT_US
+          : record.line - report.line >
+            (report.selected === null && report.chosen === null ? MAX_HEADER_ONLY_LINES : MAX_REPORT_LINES)
+      )
+        giveUp(report, whyOpen(report));
     }
-    if (sweep !== null && (gap < 0 || (record.timeUs !== null && sweep.timeUs !== null && (record.timeUs - sweep.timeUs > 5_000_000 || record.timeUs < sweep.timeUs - 1_000_000)))) sweep = null;
+    if (
+      sweep !== null &&
+      (gap < 0 ||
+        (record.timeUs !== null &&
+          sweep.timeUs !== null &&
+          (record.timeUs - sweep.timeUs > 5_000_000 || record.timeUs < sweep.timeUs - 1_000_000)))
+    )
+      sweep = null;
   }
 
   function onHeader(record: KmsgRecord, header: HeaderLine): void {
@@ -144,7 +181,8 @@ export function createMatchedScanner(options: OomScanOptions): { push(record: Km
     orphan = null;
     for (const report of candidates(record)) {
       // The same task, or a kernel that prints one report at a time (5.0+: it has an oom-kill: line), is done with the earlier one.
-      if (report.selected !== null || (report.caller !== null && record.caller !== null)) giveUp(report, whyOpen(report));
+      if (report.selected !== null || (report.caller !== null && record.caller !== null))
+        giveUp(report, whyOpen(report));
     }
     const report = start(record);
     report.header = header;
@@ -157,9 +195,17 @@ export function createMatchedScanner(options: OomScanOptions): { push(record: Km
   }
 
   function onTaskIn(record: KmsgRecord, taskIn: TaskInLine): void {
-    const twin = candidates(record).find((report) => report.taskIn !== null && report.taskIn.task === taskIn.task && report.taskIn.limit === taskIn.limit && report.chosen === null);
+    const twin = candidates(record).find(
+      (report) =>
+        report.taskIn !== null &&
+        report.taskIn.task === taskIn.task &&
+        report.taskIn.limit === taskIn.limit &&
+        report.chosen === null,
+    );
     if (twin !== undefined) return;
-    const report = candidates(record).find((other) => other.header !== null && other.taskIn === null && other.chosen === null && other.selected === null);
+    const report = candidates(record).find(
+      (other) => other.header !== null && other.taskIn === null && other.chosen === null && other.selected === null,
+    );
     const target = report ?? start(record);
     if (report !== undefined) extend(report, record);
     target.taskIn = taskIn;
@@ -168,8 +214,11 @@ export function createMatchedScanner(options: OomScanOptions): { push(record: Km
 
   function onSelected(record: KmsgRecord, selected: SelectedLine): void {
     sweep = null;
-    for (const other of candidates(record)) if (other.selected !== null && other.selected !== selected) giveUp(other, whyOpen(other));
-    const report = candidates(record).find((other) => other.header !== null && other.selected === null && other.chosen === null && other.taskIn === null);
+    for (const other of candidates(record))
+      if (other.selected !== null && other.selected !== selected) giveUp(other, whyOpen(other));
+    const report = candidates(record).find(
+      (other) => other.header !== null && other.selected === null && other.chosen === null && other.taskIn === null,
+    );
     const target = report ?? start(record);
     if (report !== undefined) extend(report, record);
     target.selected = selected;
@@ -178,8 +227,14 @@ export function createMatchedScanner(options: OomScanOptions): { push(record: Km
   }
 
   function onChosen(record: KmsgRecord, chosen: ChosenLine): void {
-    const report = candidates(record).find((other) => other.chosen === null && agrees(other, chosen.prefix) && (other.header !== null || other.taskIn !== null || other.selected !== null));
-    for (const other of candidates(record)) if (other !== report && other.chosen !== null) giveUp(other, whyOpen(other));
+    const report = candidates(record).find(
+      (other) =>
+        other.chosen === null &&
+        agrees(other, chosen.prefix) &&
+        (other.header !== null || other.taskIn !== null || other.selected !== null),
+    );
+    for (const other of candidates(record))
+      if (other !== report && other.chosen !== null) giveUp(other, whyOpen(other));
     const target = report ?? start(record);
     if (report !== undefined) extend(report, record);
     target.chosen = chosen;
@@ -190,7 +245,12 @@ export function createMatchedScanner(options: OomScanOptions): { push(record: Km
     const near = candidates(record);
     if (killed.prefix === null) {
       const chosen = near.filter((report) => report.chosen !== null);
-      return chosen.find((report) => report.chosen?.pid === killed.pid) ?? chosen[0] ?? near.find((report) => report.taskIn !== null || report.header !== null) ?? null;
+      return (
+        chosen.find((report) => report.chosen?.pid === killed.pid) ??
+        chosen[0] ??
+        near.find((report) => report.taskIn !== null || report.header !== null) ??
+        null
+      );
     }
     const agreeing = near.filter((report) => agrees(report, killed.prefix!));
     const named = agreeing.find((report) => report.selected?.pid === killed.pid);
@@ -200,7 +260,15 @@ export function createMatchedScanner(options: OomScanOptions): { push(record: Km
     if (other?.selected?.whole === true) return sameProcess(other.selected, killed) ? other : null;
     if (other !== undefined) return other;
     // Since 5.1 a header comes with its oom-kill: line; without one, only a header close by is this kill's.
-    return agreeing.find((report) => report.header !== null && (record.timeUs !== null && report.timeUs !== null ? record.timeUs - report.timeUs < 10_000_000 : record.line - report.line < 300)) ?? null;
+    return (
+      agreeing.find(
+        (report) =>
+          report.header !== null &&
+          (record.timeUs !== null && report.timeUs !== null
+            ? record.timeUs - report.timeUs < 10_000_000
+            : record.line - report.line < 300),
+      ) ?? null
+    );
   }
 
   function onKilled(record: KmsgRecord, killed: KilledLine): OomKill[] {
@@ -214,13 +282,32 @@ export function createMatchedScanner(options: OomScanOptions): { push(record: Km
       return [];
     }
     // Without facility and prefix any program can have written it: then something of the kernel's must speak for it.
-    if (record.bare === true && ((prefixed && !(named && report !== null)) || (killed.shape === "bare" && killed.prefix === null && !named))) {
-      if (scan.incomplete.length < MAX_LISTED) scan.incomplete.push({ line: record.line, reason: `"Killed process ${killed.pid}" stands on a line without the prefix that this log's kernel records have: no kill is told from it` });
+    if (
+      record.bare === true &&
+      ((prefixed && !(named && report !== null)) || (killed.shape === "bare" && killed.prefix === null && !named))
+    ) {
+      if (scan.incomplete.length < MAX_LISTED)
+        scan.incomplete.push({
+          line: record.line,
+          reason: `"Killed process ${killed.pid}" stands on a line without the prefix that this log's kernel records have: no kill is told from it`,
+        });
       return [];
     }
     // Two sources in one file may print a record twice in a row.
-    if (report === null && lastKill !== null && record.timeUs !== null && record.line - lastLine <= 2 && isTwin(lastKill.kill, record, killed)) return [];
-    if (sweep !== null && (report === null || !named) && (killed.prefix === null || sweep.prefix === null || killed.prefix === sweep.prefix) && sameCaller(sweep.caller, record.caller)) {
+    if (
+      report === null &&
+      lastKill !== null &&
+      record.timeUs !== null &&
+      record.line - lastLine <= 2 &&
+      isTwin(lastKill.kill, record, killed)
+    )
+      return [];
+    if (
+      sweep !== null &&
+      (report === null || !named) &&
+      (killed.prefix === null || sweep.prefix === null || killed.prefix === sweep.prefix) &&
+      sameCaller(sweep.caller, record.caller)
+    ) {
       return onMember(record, killed, sweep);
     }
     sweep = null;
@@ -231,7 +318,11 @@ export function createMatchedScanner(options: OomScanOptions): { push(record: Km
       close(report);
       if (withDetails) kill.details = readDetails(report.text, report, killed);
     } else if (withDetails) kill.details = readDetails(null, null, killed);
-    lastKill = { kill, prefix: killed.prefix ?? report?.chosen?.prefix ?? null, caller: record.caller ?? report?.caller ?? null };
+    lastKill = {
+      kill,
+      prefix: killed.prefix ?? report?.chosen?.prefix ?? null,
+      caller: record.caller ?? report?.caller ?? null,
+    };
     return [remember(kill)];
   }
 
@@ -255,7 +346,8 @@ export function createMatchedScanner(options: OomScanOptions): { push(record: Km
     if (withDetails) {
       kill.details = readDetails(null, null, killed);
       kill.details.groupPath = current.path;
-      if (first?.details !== undefined && first.details.groupMembers.length < 10_000) first.details.groupMembers.push(killed.pid);
+      if (first?.details !== undefined && first.details.groupMembers.length < 10_000)
+        first.details.groupMembers.push(killed.pid);
     }
     return [remember(kill)];
   }
@@ -276,13 +368,19 @@ export function createMatchedScanner(options: OomScanOptions): { push(record: Km
       const reaped = readReaper(text);
       const kill = reaped === null ? undefined : reapable.get(reaped.pid);
       if (reaped !== null && kill?.details !== undefined && kill.details.reaper === null) {
-        kill.details.reaper = { anonRss: reaped.anonRss, fileRss: reaped.fileRss, shmemRss: reaped.shmemRss, line: record.line };
+        kill.details.reaper = {
+          anonRss: reaped.anonRss,
+          fileRss: reaped.fileRss,
+          shmemRss: reaped.shmemRss,
+          line: record.line,
+        };
         reapable.delete(reaped.pid);
       }
       return;
     }
     if (open.length === 0) {
-      if (withDetails && isReportLine(text)) addContext((orphan ??= newReportText()), text);
+      if (withDetails && (isReportLine(text) || (orphan !== null && record.bare === true)))
+        addContext((orphan ??= newReportText()), text);
       return;
     }
     const report = candidates(record)[0];
@@ -300,7 +398,8 @@ export function createMatchedScanner(options: OomScanOptions): { push(record: Km
     }
     if (text.length < 400) {
       if (text.includes("oom_kill_process+") || text.includes("oom_kill_process.")) report.frameLine ??= record.line;
-      else if (report.frameLine !== null && record.line - report.frameLine <= FRAME_WINDOW && isLimitWrite(text)) report.limitWrite = true;
+      else if (report.frameLine !== null && record.line - report.frameLine <= FRAME_WINDOW && isLimitWrite(text))
+        report.limitWrite = true;
     }
     if (report.text !== null) addContext(report.text, text);
   }
@@ -341,7 +440,9 @@ export function createMatchedScanner(options: OomScanOptions): { push(record: Km
           startSweep(record, line.path);
           break;
         case "exiting": {
-          const report = candidates(record).find((other) => other.selected?.pid === line.pid) ?? (sweep === null ? candidates(record)[0] : undefined);
+          const report =
+            candidates(record).find((other) => other.selected?.pid === line.pid) ??
+            (sweep === null ? candidates(record)[0] : undefined);
           if (report !== undefined) close(report);
           break;
         }
@@ -352,14 +453,16 @@ export function createMatchedScanner(options: OomScanOptions): { push(record: Km
           lastNone = record.line;
           const report = candidates(record).find((other) => other.selected === null && other.chosen === null);
           if (report !== undefined) close(report);
-          if (scan.noVictim.length < MAX_LISTED) scan.noVictim.push({ line: report?.line ?? record.line, lines: [...(report?.lines ?? []), record.line] });
+          if (scan.noVictim.length < MAX_LISTED)
+            scan.noVictim.push({ line: report?.line ?? record.line, lines: [...(report?.lines ?? []), record.line] });
           break;
         }
         case "panic": {
           if (line.follows && record.line - lastNone > 3) break;
           const report = candidates(record)[0];
           if (report !== undefined) close(report);
-          if (scan.panics.length < MAX_LISTED) scan.panics.push({ line: record.line, text: ` ${record.text}`.slice(1) });
+          if (scan.panics.length < MAX_LISTED)
+            scan.panics.push({ line: record.line, text: ` ${record.text}`.slice(1) });
           break;
         }
         case "sysrq":
@@ -385,7 +488,7 @@ export function createMatchedScanner(options: OomScanOptions): { push(record: Km
 
   /** Whether the next records may hold the rest of one. */
   function inPieces(): boolean {
-    return open.length > 0 && open.some((report) => report.piecesUntil > 0 && report.selected?.whole === false);
+    return open.some((report) => report.piecesUntil > 0 && report.selected?.whole === false);
   }
 
   /** Records lost before this one; below 0 where the log starts over. Lines that were passed over unread count as records. */
@@ -400,7 +503,13 @@ export function createMatchedScanner(options: OomScanOptions): { push(record: Km
   }
 
   function startSweep(record: KmsgRecord, path: string): void {
-    const first = lastKill !== null && sameCaller(lastKill.caller, record.caller) && record.line - lastKill.kill.line < MAX_REPORT_LINES && near(lastKill.kill.timeUs, record.timeUs) ? lastKill : null;
+    const first =
+      lastKill !== null &&
+      sameCaller(lastKill.caller, record.caller) &&
+      record.line - lastKill.kill.line < MAX_REPORT_LINES &&
+      near(lastKill.kill.timeUs, record.timeUs)
+        ? lastKill
+        : null;
     const pids = new Set<number>();
     if (first !== null) {
       first.kill.group = true;
@@ -408,7 +517,15 @@ export function createMatchedScanner(options: OomScanOptions): { push(record: Km
       if (first.kill.details !== undefined) first.kill.details.groupPath = path;
       pids.add(first.kill.victim.pid);
     }
-    sweep = { path, first: first?.kill ?? null, prefix: first?.prefix ?? null, caller: record.caller ?? first?.caller ?? null, timeUs: record.timeUs, line: record.line, pids };
+    sweep = {
+      path,
+      first: first?.kill ?? null,
+      prefix: first?.prefix ?? null,
+      caller: record.caller ?? first?.caller ?? null,
+      timeUs: record.timeUs,
+      line: record.line,
+      pids,
+    };
   }
 
   function end(): OomScan {
@@ -431,7 +548,12 @@ export function findOomKills(records: Iterable<KmsgRecord>, options: OomScanOpti
 }
 
 function isTwin(kill: OomKill, record: KmsgRecord, killed: KilledLine): boolean {
-  return kill.timeUs === record.timeUs && kill.victim.pid === killed.pid && kill.victim.totalVm === killed.totalVm && kill.victim.anonRss === killed.anonRss;
+  return (
+    kill.timeUs === record.timeUs &&
+    kill.victim.pid === killed.pid &&
+    kill.victim.totalVm === killed.totalVm &&
+    kill.victim.anonRss === killed.anonRss
+  );
 }
 
 function near(a: number | null, b: number | null): boolean {
@@ -444,7 +566,12 @@ function sameCaller(a: string | null, b: string | null): boolean {
 
 /** Whether a kill or choice with this prefix can end the report. */
 function agrees(report: Report, prefix: OomPrefix): boolean {
-  const memcg = report.selected !== null && report.selected.constraint !== "" ? report.selected.constraint === "CONSTRAINT_MEMCG" : report.taskIn !== null ? true : null;
+  const memcg =
+    report.selected !== null && report.selected.constraint !== ""
+      ? report.selected.constraint === "CONSTRAINT_MEMCG"
+      : report.taskIn !== null
+        ? true
+        : null;
   // A header alone says neither; with sysrq there is no cgroup.
   if (memcg === null) return report.chosen === null && (prefix === "global" || !report.sysrq);
   return memcg === (prefix === "memcg");
@@ -463,16 +590,27 @@ function isFrame(text: string, name: string): boolean {
 
 /** Lines that only a report has. */
 function isReportLine(text: string): boolean {
-  return /^(?:\[ {0,12}(?:\d{1,10}| pid|pid) {0,4}\]|(?:memory|memory\+swap|swap|kmem): usage|Memory cgroup stats|Mem-Info:|Node \d|\d{1,16} (?:total pagecache|pages )|(?:Free|Total) swap)/.test(text.slice(0, 64).trim());
+  return /^(?:\[ {0,12}(?:\d{1,10}| pid|pid) {0,4}\]|(?:memory|memory\+swap|swap|kmem): usage|Memory cgroup stats|Mem-Info:|Node \d|\d{1,16} (?:total pagecache|pages )|(?:Free|Total) swap)/.test(
+    text.slice(0, 64).trim(),
+  );
 }
 
 // mm/memcontrol.c memory_max_write() (v2), mem_cgroup_resize_max()/_limit() (v1).
 function isLimitWrite(text: string): boolean {
-  return isFrame(text, "memory_max_write") || isFrame(text, "mem_cgroup_resize_max") || isFrame(text, "mem_cgroup_resize_limit");
+  return (
+    isFrame(text, "memory_max_write") ||
+    isFrame(text, "mem_cgroup_resize_max") ||
+    isFrame(text, "mem_cgroup_resize_limit")
+  );
 }
 
 function whyOpen(report: Report): string {
-  const subject = report.selected?.pid != null ? ` (it selects process ${report.selected.pid})` : report.chosen !== null ? ` (it chooses process ${report.chosen.pid})` : "";
+  const subject =
+    report.selected?.pid != null
+      ? ` (it selects process ${report.selected.pid})`
+      : report.chosen !== null
+        ? ` (it chooses process ${report.chosen.pid})`
+        : "";
   const from = report.header !== null ? "a report" : "part of a report";
   return `${from} without a "Killed process" record${subject}`;
 }
@@ -481,7 +619,9 @@ function toKill(record: KmsgRecord, killed: KilledLine, report: Report | null, s
   const prefix = killed.prefix ?? report?.chosen?.prefix ?? null;
   const selected = report?.selected == null ? null : commFits(report.selected, report.selectedText, killed.comm ?? "");
   const constraint = selected !== null && selected.constraint !== "" ? selected.constraint : null;
-  const manual = report?.sysrq === true || (report === null && sysrq !== null && prefix === "global" && near(sysrq.timeUs, record.timeUs));
+  const manual =
+    report?.sysrq === true ||
+    (report === null && sysrq !== null && prefix === "global" && near(sysrq.timeUs, record.timeUs));
   const lines = [...(report?.lines ?? []), record.line];
   return {
     kind: kindOf(constraint, prefix, killed, report, manual),
@@ -513,7 +653,13 @@ function toKill(record: KmsgRecord, killed: KilledLine, report: Report | null, s
 }
 
 /** The kind, from what the format can say. docs/kernel-log.md has the table. */
-function kindOf(constraint: string | null, prefix: OomPrefix | null, killed: KilledLine, report: Report | null, manual: boolean): OomKind {
+function kindOf(
+  constraint: string | null,
+  prefix: OomPrefix | null,
+  killed: KilledLine,
+  report: Report | null,
+  manual: boolean,
+): OomKind {
   if (constraint !== null) return KINDS[constraint] ?? "unknown";
   if (prefix === "memcg" || report?.taskIn != null) return "memcg";
   if (prefix === null) return "unknown";
@@ -525,7 +671,12 @@ function kindOf(constraint: string | null, prefix: OomPrefix | null, killed: Kil
   return report?.chosen != null ? "global" : "unknown";
 }
 
-function triggerOf(report: Report | null, prefix: OomPrefix | null, constraint: string | null, manual: boolean): OomTrigger {
+function triggerOf(
+  report: Report | null,
+  prefix: OomPrefix | null,
+  constraint: string | null,
+  manual: boolean,
+): OomTrigger {
   if (manual) return "sysrq";
   // sysrq asks for the whole machine, a limit write for a memcg: these two come from an allocation only.
   if (constraint === "CONSTRAINT_CPUSET" || constraint === "CONSTRAINT_MEMORY_POLICY") return "allocation";
@@ -541,7 +692,8 @@ function missingOf(killed: KilledLine, report: Report | null, selected: Selected
   const missing: string[] = [];
   if (report?.header == null) missing.push("header");
   else if (report.frameLine === null) missing.push("stack");
-  if (selected === null && report?.taskIn == null && !(report?.chosen != null && report.header !== null)) missing.push("oom-kill");
+  if (selected === null && report?.taskIn == null && !(report?.chosen != null && report.header !== null))
+    missing.push("oom-kill");
   else if (selected !== null && !selected.whole) missing.push("oom-kill");
   if (killed.shape === "cut") missing.push("sizes");
   return missing;

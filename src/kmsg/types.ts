@@ -118,7 +118,13 @@ export interface OomScore {
 /** What else the report says. Bytes and integers; null where not observed. */
 export interface OomDetails {
   /** Who allocated when the memory ran out; not the victim. */
-  invoker: { comm: string; pid: number | null; uid: number | null; cpu: number | null; oomScoreAdj: number | null } | null;
+  invoker: {
+    comm: string;
+    pid: number | null;
+    uid: number | null;
+    cpu: number | null;
+    oomScoreAdj: number | null;
+  } | null;
   /** Kernel release from the `CPU:`/`Pid:` line. */
   kernel: string | null;
   gfpMask: number | null;

@@ -1,19 +1,100 @@
 import { readFileSync, readdirSync } from "node:fs";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { createLogReader, createLogScanner, explainKill, findOomKills, type KmsgRecord, type OomKill, type OomScan, parseKmsgRecord, printable, scanKernelLog } from "../../src/kmsg/index.ts";
+import {
+  createLogReader,
+  createLogScanner,
+  explainKill,
+  findOomKills,
+  type KmsgRecord,
+  type OomKill,
+  type OomScan,
+  parseKmsgRecord,
+  printable,
+  scanKernelLog,
+} from "../../src/kmsg/index.ts";
 import { createFinder } from "../../src/kmsg/find.ts";
 import { readPrefix } from "../../src/kmsg/prefix.ts";
 
 const corpus = new URL("../fixtures/kernel-logs/", import.meta.url);
-const logs = ["field", "own", "guest"].flatMap((folder) => readdirSync(new URL(`${folder}/`, corpus)).filter((file) => file !== "truth.json" && (folder !== "guest" || /61-v2-(group|cpuset)|72-v2-memcg/.test(file))).map((file) => readFileSync(new URL(`${folder}/${file}`, corpus), "utf8")));
-const lines = logs.flatMap((log) => log.split("\n").filter((line) => /kill|Kill|panic|memcg|oom/i.test(line))).slice(0, 2000);
+const logs = ["field", "own", "guest"].flatMap((folder) =>
+  readdirSync(new URL(`${folder}/`, corpus))
+    .filter((file) => file !== "truth.json" && (folder !== "guest" || /61-v2-(group|cpuset)|72-v2-memcg/.test(file)))
+    .map((file) => readFileSync(new URL(`${folder}/${file}`, corpus), "utf8")),
+);
+const lines = logs
+  .flatMap((log) => log.split("\n").filter((line) => /kill|Kill|panic|memcg|oom/i.test(line)))
+  .slice(0, 2000);
 
 // Words that the records are made of, so that mutations hit where it hurts.
-const pieces = ["Memory cgroup out of memory: ", "Out of memory: ", "Killed process ", "Kill process ", "oom-kill:constraint=CONSTRAINT_MEMCG", ",nodemask=(null)", ",cpuset=", ",mems_allowed=0", ",oom_memcg=/a", ",task_memcg=/a/b", ",task=", ",pid=1", ",uid=0", " (", ")", " total-vm:1kB", ", anon-rss:", "kB", "12", " invoked oom-killer: gfp_mask=0x", ", order=-1", "Tasks in /a are going to be killed due to memory.oom.group set", "Task in /a killed as a result of limit of /a", "[    1.000000] ", "6,1,1,-;", "Nov  1 10:00:00 h kernel: ", "> ", "\n", "\r", "\r\n", "\n\n", " ", "\u001b[0m", "\0", "\\x0a", '{"msg":"', '"}', "MESSAGE=", "__CURSOR=", "oom_kill_process+0x1/0x2", " memory_max_write+0x1/0x2", "Out of memory and no killable processes...", "System is deadlocked on memory", "#012", "é", "\ud800", "sysrq: Manual OOM execution", " score 5 or sacrifice child"];
-const text = fc.array(fc.oneof({ weight: 4, arbitrary: fc.constantFrom(...pieces) }, { weight: 2, arbitrary: fc.constantFrom(...lines) }, { weight: 1, arbitrary: fc.string({ unit: "binary", maxLength: 12 }) }), { maxLength: 40 }).map((parts) => parts.join(""));
+const pieces = [
+  "Memory cgroup out of memory: ",
+  "Out of memory: ",
+  "Killed process ",
+  "Kill process ",
+  "oom-kill:constraint=CONSTRAINT_MEMCG",
+  ",nodemask=(null)",
+  ",cpuset=",
+  ",mems_allowed=0",
+  ",oom_memcg=/a",
+  ",task_memcg=/a/b",
+  ",task=",
+  ",pid=1",
+  ",uid=0",
+  " (",
+  ")",
+  " total-vm:1kB",
+  ", anon-rss:",
+  "kB",
+  "12",
+  " invoked oom-killer: gfp_mask=0x",
+  ", order=-1",
+  "Tasks in /a are going to be killed due to memory.oom.group set",
+  "Task in /a killed as a result of limit of /a",
+  "[    1.000000] ",
+  "6,1,1,-;",
+  "Nov  1 10:00:00 h kernel: ",
+  "> ",
+  "\n",
+  "\r",
+  "\r\n",
+  "\n\n",
+  " ",
+  "\u001b[0m",
+  "\0",
+  "\\x0a",
+  '{"msg":"',
+  '"}',
+  "MESSAGE=",
+  "__CURSOR=",
+  "oom_kill_process+0x1/0x2",
+  " memory_max_write+0x1/0x2",
+  "Out of memory and no killable processes...",
+  "System is deadlocked on memory",
+  "#012",
+  "é",
+  "\ud800",
+  "sysrq: Manual OOM execution",
+  " score 5 or sacrifice child",
+];
+const text = fc
+  .array(
+    fc.oneof(
+      { weight: 4, arbitrary: fc.constantFrom(...pieces) },
+      { weight: 2, arbitrary: fc.constantFrom(...lines) },
+      { weight: 1, arbitrary: fc.string({ unit: "binary", maxLength: 12 }) },
+    ),
+    { maxLength: 40 },
+  )
+  .map((parts) => parts.join(""));
 /** Real lines, some dropped, doubled or cut. */
-const shuffled = fc.array(fc.tuple(fc.constantFrom(...lines), fc.constantFrom("keep", "cut", "glue"), fc.nat(200)), { maxLength: 40 }).map((rows) => rows.map(([line, how, at]) => (how === "cut" ? `${line.slice(0, at)}\n` : how === "glue" ? line : `${line}\n`)).join(""));
+const shuffled = fc
+  .array(fc.tuple(fc.constantFrom(...lines), fc.constantFrom("keep", "cut", "glue"), fc.nat(200)), { maxLength: 40 })
+  .map((rows) =>
+    rows
+      .map(([line, how, at]) => (how === "cut" ? `${line.slice(0, at)}\n` : how === "glue" ? line : `${line}\n`))
+      .join(""),
+  );
 const input = fc.oneof(text, shuffled);
 
 function slow(log: string | Uint8Array): OomScan {
@@ -22,7 +103,7 @@ function slow(log: string | Uint8Array): OomScan {
 }
 
 function cutAt<T extends string | Uint8Array>(whole: T, cuts: number[]): T[] {
-  const at = [...new Set(cuts.map((cut) => cut % (whole.length + 1)))].sort((a, b) => a - b);
+  const at = [...new Set(cuts.map((cut) => cut % (whole.length + 1)))].toSorted((a, b) => a - b);
   return [0, ...at].map((from, i) => whole.slice(from, [...at, whole.length][i]) as T);
 }
 
@@ -34,7 +115,7 @@ describe("any input", () => {
           for (const kill of scanKernelLog(log, { details }).kills) {
             expect(Number.isSafeInteger(kill.victim.pid)).toBe(true);
             expect(kill.lines).toContain(kill.line);
-            expect(kill.lines).toEqual([...kill.lines].sort((a, b) => a - b));
+            expect(kill.lines).toEqual(kill.lines.toSorted((a, b) => a - b));
             expect(explainKill(kill).every((sentence) => sentence === printable(sentence))).toBe(true);
             expect(JSON.parse(JSON.stringify(kill))).toEqual(kill);
           }
@@ -70,16 +151,35 @@ describe("any input", () => {
   it("tells the same kills from real lines whether all of them are read or only those that matter", () => {
     // Without sequence numbers: gaps in those show only to who reads every record.
     const unnumbered = shuffled.map((log) => log.replace(/^\d+,\d+,\d+,[^;]*;/gm, "[    1.000000] "));
-    fc.assert(fc.property(unnumbered, (log) => {
-      const told = ({ kills }: OomScan) => kills.map((kill) => [kill.victim, kill.kind, kill.line]);
-      expect(told(scanKernelLog(log))).toEqual(told(slow(log)));
-    }), { numRuns: 1000 });
+    fc.assert(
+      fc.property(unnumbered, (log) => {
+        const told = ({ kills }: OomScan) => kills.map((kill) => [kill.victim, kill.kind, kill.line]);
+        expect(told(scanKernelLog(log))).toEqual(told(slow(log)));
+      }),
+      { numRuns: 1000 },
+    );
   });
 });
 
 describe("the search", () => {
   it("finds with SIMD what a plain loop finds, and counts the same lines", () => {
-    const alphabet = fc.constantFrom("k", "i", "l", "K", "O", "M", "u", "t", " ", "\n", "kill", "Kill", "OOM", "Out ", "x".repeat(15));
+    const alphabet = fc.constantFrom(
+      "k",
+      "i",
+      "l",
+      "K",
+      "O",
+      "M",
+      "u",
+      "t",
+      " ",
+      "\n",
+      "kill",
+      "Kill",
+      "OOM",
+      "Out ",
+      "x".repeat(15),
+    );
     fc.assert(
       fc.property(fc.array(alphabet, { maxLength: 80 }), fc.nat(40), (parts, from) => {
         const bytes = new TextEncoder().encode(parts.join(""));
@@ -106,7 +206,7 @@ describe("time and memory", () => {
     "a name that never ends": `Out of memory: Killed process 1 (${"a".repeat(kib64)}`,
     "names that may end anywhere": `Out of memory: Killed process 1 (${") total-vm:1kB".repeat(4_000)}`,
     "paths that may end anywhere": `oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/a${",task_memcg=/a".repeat(4_000)},task=x,pid=1,uid=0`,
-    "invocations in one line": `${"x invoked oom-killer: gfp_mask=0x".repeat(2_000)}`,
+    "invocations in one line": "x invoked oom-killer: gfp_mask=0x".repeat(2_000),
     "kills in one line": "[ 1.0] Killed process 1 (x) ".repeat(2_400),
     "prefixes in one line": "> Nov  1 10:00:00 h kernel: ".repeat(2_400),
     "limits in one line": `Task in /a${" killed as a result of limit of /a".repeat(2_000)}`,
