@@ -720,7 +720,7 @@ void ParseOptions(int argc, char** argv, Options* options) {
     if (!flag) Die(__LINE__, Text() << "unrecognized option: " << argument);
     if (flag->argument && !value) {
       if (++i == argc) {
-        Die(__LINE__, Text() << "missing argument to option '" << argument << "'");
+        Die(__LINE__, Text() << "missing argument to option '--" << flag->name << "'");
       }
       value = argv[i];
     }

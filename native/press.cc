@@ -142,6 +142,7 @@ struct {
   uint32_t current = 0;
   uint64_t touched_before = 0;
   uint64_t last_progress = 0;
+  uint64_t last_touched = 0;
   bool slow = false;
   uint32_t sharer_count = 0;
 } presser;
@@ -161,15 +162,18 @@ void SleepUntil(uint64_t deadline) {
   }
 }
 
-void ReportProgress(bool always) {
+void ReportProgress(bool last) {
   const uint64_t now = Now();
-  if (report_fd < 0 || (!always && now - presser.last_progress < kProgressInterval)) return;
+  if (report_fd < 0 || (!last && now - presser.last_progress < kProgressInterval)) return;
+  const uint64_t touched = TouchedSoFar();
+  if (last && touched == presser.last_touched) return;
   presser.last_progress = now;
+  presser.last_touched = touched;
   Event("progress")
       .Add("kind", KindName(regions[presser.current].kind))
-      .Add("touched", TouchedSoFar())
+      .Add("touched", touched)
       .Add("rss", ReadRss())
-      .Send(!always);
+      .Send(!last);
 }
 
 void PressTo(Slice* slice, uint64_t* at, uint64_t end) {
@@ -421,6 +425,7 @@ uint64_t TotalBytes() {
 void PressRound() {
   const Options& options = *presser.options;
   presser.touched_before = 0;
+  presser.last_touched = 0;
   presser.slice_count = 0;
   for (int i = 0; i < options.part_count; ++i) {
     Region* region = &regions[i];

@@ -1,5 +1,15 @@
 /** Real cgroups and real workers for the tests of the native part. */
-import { closeSync, existsSync, mkdirSync, readFileSync, readSync, rmdirSync, writeFileSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  rmdirSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { type ExitInfo, loadAddon, type SpawnOptions, stressPath } from "../../src/native.ts";
 
 const ownPath = (controller: string): string | undefined =>
@@ -233,10 +243,12 @@ export async function until(condition: () => boolean): Promise<void> {
   }
 }
 
-/** Whether a process is there and not a zombie. */
+/** Whether any thread of a process still runs: its main thread may have ended before the others. */
 export function isAlive(pid: number): boolean {
   try {
-    return !/^State:\tZ/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));
+    return readdirSync(`/proc/${pid}/task`).some(
+      (thread) => !/^State:\t[ZX]/m.test(readFileSync(`/proc/${pid}/task/${thread}/status`, "utf8")),
+    );
   } catch {
     return false;
   }

@@ -136,8 +136,16 @@ describe("spawn", () => {
       },
     );
     expect(stdout.split("\n")).toEqual([
-      ...["/proc", "321", "77", "unlimited", "Cpus_allowed_list:\t0", "a word"],
-      ...["12345", "54321", "54321", ""],
+      "/proc",
+      "321",
+      "77",
+      "unlimited",
+      "Cpus_allowed_list:\t0",
+      "a word",
+      "12345",
+      "54321",
+      "54321",
+      "",
     ]);
   });
 
@@ -206,13 +214,14 @@ describe("spawn", () => {
   test("takes no longer in a process with much memory", needs("a build without sanitizers", !sanitized), async () => {
     const time = async (): Promise<number> => {
       const times: number[] = [];
-      for (let i = 0; i < 15; ++i) {
+      for (let i = 0; i < 30; ++i) {
         const start = process.hrtime.bigint();
         const child = addon.spawn(options());
         times.push(Number(process.hrtime.bigint() - start) / 1e6);
         await exitOf(child);
       }
-      return times.sort((a, b) => a - b)[7] ?? 0;
+      // The least: the machine's other work only ever adds.
+      return Math.min(...times);
     };
     const small = await time();
     const region = addon.allocate(100 << 20);
@@ -245,6 +254,7 @@ describe("a parent's death", () => {
         { stdio: ["ignore", "inherit", "inherit"] });
       child.on("exit", () => {});`);
     const pid = Number(await new Promise((resolve) => middle.stdout.once("data", resolve)));
+    expect(isAlive(pid)).toBe(true);
     middle.kill("SIGKILL");
     await until(() => !isAlive(pid));
   });
