@@ -140,6 +140,12 @@ export class Place {
       this.#break("expected a value without a tag");
   }
 
+  /** Nothing below is looked at: that it is missing is no further problem. */
+  #unreadable(): boolean {
+    this.#broken ||= this.reader.full || this.reader.bombed;
+    return this.#broken;
+  }
+
   #break(what: string): void {
     // A bomb is told once.
     if (!this.reader.problems.some((problem) => problem.message.includes(what))) this.wrong(what);
@@ -201,7 +207,7 @@ export class Place {
   }
 
   items(): Place[] {
-    if (!isSeq(this.node) || this.#broken || this.reader.full || this.reader.bombed) return [];
+    if (!isSeq(this.node) || this.#unreadable()) return [];
     return this.node.items.map(
       (item, index) => new Place(this.reader, item, `${this.path}[${index}]`, this.offset, this.#aliased),
     );
@@ -214,7 +220,7 @@ export class Place {
   }
 
   #readEntries(): Entry[] {
-    if (!isMap(this.node) || this.#broken || this.reader.full || this.reader.bombed) return [];
+    if (!isMap(this.node) || this.#unreadable()) return [];
     const entries = new Map<string, Entry>();
     for (const pair of this.node.items) {
       const { key: keyNode, value } = pair;

@@ -4,6 +4,7 @@
  * positions are at hand, and nothing is built before it has been checked.
  * (Prototype with zod: 20 to 30 ms of a cold start for the same; this takes under 1 ms.)
  */
+import { parse } from "yaml";
 import { UnitError } from "../units.ts";
 import type { Defs, Entry, JsonSchema, NameKind, Place } from "./place.ts";
 import { nearest } from "./problem.ts";
@@ -245,7 +246,7 @@ export function object<F extends Fields>(
 }
 
 export function fieldSchema(child: Field<unknown>, defs: Defs): JsonSchema {
-  const examples = child.example === undefined ? {} : { examples: [child.example] };
+  const examples = child.example === undefined ? {} : { examples: [parse(child.example) as unknown] };
   return {
     ...child.shape.json(defs),
     description: child.default === undefined ? child.about : `${child.about} (default: ${child.default})`,
