@@ -277,14 +277,20 @@ function advice(kill: OomKill, details: OomDetails | null): string[] {
 }
 
 function gaps(kill: OomKill): string[] {
-  if (kill.missing.length === 0) return [];
+  const said: string[] = [];
+  if (kill.kind === "global" && kill.constraint === null && kill.trigger !== "sysrq") {
+    said.push(
+      "Kernels up to 5.0 do not record whether a cpuset or a memory policy left only part of the machine's memory.",
+    );
+  }
+  if (kill.missing.length === 0) return said;
   const names: Record<string, string> = {
     header: "the report's header (who set the OOM killer off)",
     "oom-kill": "the record that names limit and cgroup",
     stack: "the call trace",
     sizes: "the end of the kill line",
   };
-  return [`Not in the log: ${list(kill.missing.map((part) => names[part] ?? part))}.`];
+  return [...said, `Not in the log: ${list(kill.missing.map((part) => names[part] ?? part))}.`];
 }
 
 function biggest(details: OomDetails): OomTask[] {

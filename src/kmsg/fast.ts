@@ -396,6 +396,7 @@ function mayPrecede(bytes: Uint8Array, hit: number, floor: number): boolean {
       last === 13 ||
       last === 124 ||
       last === 61 ||
+      last === 58 ||
       last === 109 ||
       last === 93 ||
       (last === 34 && hit - 2 > floor && (bytes[hit - 2] === 58 || (bytes[hit - 2] === 32 && bytes[hit - 3] === 58)))

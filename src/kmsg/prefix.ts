@@ -86,10 +86,21 @@ export function readPrefix(line: string): PrefixedLine {
       return head;
     }
   }
+  // A serial console: the kernel goes on where a prompt waits for input.
+  const prompt = PROMPT.exec(start);
+  if (prompt !== null) {
+    const inner = readBrackets(line, at + prompt[0].length, head, false);
+    if (inner !== -1) {
+      head.text = line.slice(inner);
+      return head;
+    }
+  }
   // Plain text: keep the blanks in front unless they were quoting.
   head.text = at > 0 && /[>|]/.test(line.slice(0, at)) ? line.slice(at) : line;
   return head;
 }
+
+const PROMPT = /^[^[\]]{0,120}[#$%>:] ?(?=\[ {0,11}\d{1,10}\.\d{6}\])/;
 
 /** `[  123.456789] text` without more ado: by far the commonest prefix. -1 where the general way must have a look. */
 function readUptime(line: string, head: PrefixedLine): number {
@@ -202,7 +213,8 @@ function readBrackets(line: string, at: number, head: PrefixedLine, outer: boole
 }
 
 // `host tag: `, `host tag[pid]: `, `tag: `, OpenWrt's `kern.warn kernel: `.
-const TAG = /^(?:([^\s:[\]]{1,255}) )?(?:([a-z0-9]{2,8})\.([a-z]{2,8}) )?([^\s:[\]]{1,128})(?:\[\d{1,10}\])?:(?: |$)/;
+const TAG =
+  /^(?:([^\s:[\]]{1,255}) )?(?:([a-z0-9]{2,8})\.([a-z]{2,8}) )?([^\s:[\]]{1,128})(?:\[\d{1,10}\])?:(?: |$|(?<=kernel:))/;
 const KERNEL_TAG = /^kernel(?:\.\w{1,8})?$/;
 
 function readTag(

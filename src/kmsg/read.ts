@@ -6,12 +6,12 @@ import type { KmsgRecord } from "./types.ts";
 // A line longer than this is no record: what follows is dropped up to the line's end.
 export const MAX_LINE = 65_536;
 // Of a longer line this much is read as a record.
-export const MAX_TEXT = 16_384;
+const MAX_TEXT = 16_384;
 
 const DECODER = new TextDecoder();
 
 /** Undoes the \xNN of /dev/kmsg (kernel/printk/printk.c msg_add_ext_text()): bytes, so that UTF-8 comes back whole. */
-export function unescapeText(text: string): string {
+function unescapeText(text: string): string {
   if (!text.includes("\\x")) return text;
   return text.replace(/(?:\\x[0-9a-f]{2})+/gi, (run) => {
     const bytes = new Uint8Array(run.length / 4);
@@ -252,7 +252,7 @@ function collect(value: unknown, line: number, found: KmsgRecord[], depth: numbe
 }
 
 /** The record that a JSON object or a journal entry holds; undefined where it holds none, null where it is not the kernel's. */
-export function recordOfObject(value: Record<string, unknown>, line: number): KmsgRecord | null | undefined {
+function recordOfObject(value: Record<string, unknown>, line: number): KmsgRecord | null | undefined {
   const message = value["MESSAGE"] ?? value["msg"] ?? value["message"] ?? value["log"];
   const text = asText(message);
   if (text === null) return undefined;

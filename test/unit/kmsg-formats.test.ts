@@ -128,6 +128,9 @@ const formats: Record<string, string | Uint8Array> = {
   CRLF: lines((record) => `[${seconds(record)}] ${record.text}\r`),
   "a serial console with CR CR LF": lines((record) => `[${seconds(record)}] ${record.text}\r\r`),
   "ANSI colours": lines((record) => `\u001b[32m[${seconds(record)}] \u001b[0m\u001b[33m${record.text}\u001b[0m`),
+  "wall messages of syslogd": lines((record) => `Nov 24 23:42:31 node-1 kernel:[${seconds(record)}] ${record.text}`),
+  "a tag without a blank": lines((record) => `Nov 24 23:42:31 node-1 kernel:${record.text}`),
+  "a serial console with a prompt": lines((record) => `node-1 login: [${seconds(record)}] ${record.text}`),
   "blank lines between": lines((record) => `[${seconds(record)}] ${record.text}\n`),
   "pasted with indentation": lines((record) => `    [${seconds(record)}] ${record.text}`),
   "UTF-16 of a Windows shell": Buffer.from(
