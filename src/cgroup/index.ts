@@ -3,7 +3,7 @@
  * over a tree of plain files and over the kernel's own.
  */
 import { accessSync, closeSync, constants, existsSync, mkdirSync, openSync, readFileSync, readSync, readdirSync, rmdirSync, writeSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { MachineError } from "../errors.ts";
 import { driverV1 } from "./v1.ts";
 import { driverV2 } from "./v2.ts";
@@ -87,7 +87,7 @@ export function readDescriptor(fd: number): string {
 
 /** Writes a control file in one write(2), as the kernel wants it. */
 export function writeControl(path: string, value: string): void {
-  const fd = openSync(path, constants.O_WRONLY);
+  const fd = openSync(path, constants.O_WRONLY | constants.O_TRUNC);
   try {
     writeSync(fd, value);
   } finally {
@@ -232,7 +232,7 @@ function cgroupMounts(mountinfo: string): Mount[] {
 function ownCgroup(mount: Mount, path: string): { directory: string; path: string } {
   // A mount of a part of the hierarchy (a container's) shows that part's root as its mount point.
   const inside = mount.root === "/" ? path : path.startsWith(`${mount.root}/`) ? path.slice(mount.root.length) : path === mount.root ? "/" : path;
-  const directory = join(mount.point, inside);
+  const directory = resolve(mount.point, `.${inside}`);
   return existsSync(directory) ? { directory, path: path === "/" ? "" : path } : { directory: mount.point, path: mount.root === "/" ? "" : mount.root };
 }
 
@@ -307,10 +307,10 @@ function homeOnV2(mount: Mount, path: string): { directory: string; path: string
       const problem = unwritable(own.directory);
       return problem ?? { ...own, controllers };
     }
-    if (own.directory === mount.point) {
+    if (!own.directory.startsWith(`${mount.point}/`)) {
       return `the cgroup ${own.directory} holds processes and does not pass the memory controller on: start oomlab where the whole cgroup tree is visible (a container: --cgroupns=host), or in a cgroup delegated to it (systemd-run --scope -p Delegate=yes)`;
     }
-    own = { directory: join(own.directory, ".."), path: own.path.slice(0, own.path.lastIndexOf("/")) };
+    own = { directory: dirname(own.directory), path: own.path.slice(0, own.path.lastIndexOf("/")) };
   }
 }
 
