@@ -201,9 +201,11 @@ function nearDuration(text: string): string | undefined {
   return unit === "" ? undefined : `${digits}${unit}`;
 }
 
-/** A piece of the input fit for a message: short, control characters as JSON escapes. */
+/** A piece of the input fit for a message: short, and nothing that a terminal obeys. */
 function show(text: string): string {
   const short = text.length > 40 ? `${text.slice(0, 40)}...` : text;
-  // eslint-disable-next-line no-control-regex -- control characters are what is looked for
-  return short === "" || /[\s\u0000-\u001f\u007f-\u009f]/.test(short) ? JSON.stringify(short) : short;
+  if (/^[!-~]+$/.test(short)) return short;
+  return JSON.stringify(short).replace(/[^ -~\p{L}\p{N}\p{M}\p{P}\p{S}]/gu, (char) => {
+    return `\\u{${(char.codePointAt(0) ?? 0).toString(16)}}`;
+  });
 }

@@ -30,6 +30,7 @@ export class Reader {
   readonly places: Map<string, number> = new Map();
   readonly #targets: Map<Alias, Node>;
   #aliased: number = 0;
+  #bombed: boolean = false;
 
   constructor(source: { file: string; text: string; lines: LineCounter }, document: Document) {
     this.file = source.file;
@@ -61,9 +62,9 @@ export class Reader {
     );
   }
 
-  /** No further problem is taken. */
+  /** No further problem is taken: there are too many, or a bomb made what follows meaningless. */
   get full(): boolean {
-    return this.problems.length >= MAX_PROBLEMS;
+    return this.problems.length >= MAX_PROBLEMS || this.#bombed;
   }
 
   /** The node an alias stands for; undefined where no such anchor comes before it. */
@@ -74,16 +75,18 @@ export class Reader {
   /** Counts a node that was reached through an alias; false: there are too many. */
   countAliased(): boolean {
     this.#aliased += 1;
-    return !this.bombed;
+    return this.#aliased <= MAX_ALIASED;
   }
 
-  get bombed(): boolean {
-    return this.#aliased > MAX_ALIASED;
+  /** Tells a bomb, once. */
+  bomb(offset: number, path: string): void {
+    this.problem(offset, path, `more than ${MAX_ALIASED} values through aliases`);
+    this.#bombed = true;
   }
 }
 
 /** The text of a line, from 1, without its end. */
-export function codeLine(text: string, lines: LineCounter, line: number): string {
+function codeLine(text: string, lines: LineCounter, line: number): string {
   const start = lines.lineStarts[line - 1] ?? 0;
   const end = text.indexOf("\n", start);
   return text.slice(start, end < 0 ? undefined : end).replace(/\r$/, "");
@@ -133,22 +136,16 @@ export class Place {
     const target = isAlias(node) ? reader.resolve(node) : node;
     this.node = isMap(target) || isSeq(target) || isScalar(target) ? target : null;
     reader.places.set(path, this.offset);
-    if (isAlias(node) && target === undefined)
+    if (aliased && !reader.countAliased()) reader.bomb(this.offset, path);
+    else if (isAlias(node) && target === undefined) {
       this.#break(`*${node.source} stands for nothing: no &${node.source} before it`);
-    else if (aliased && !reader.countAliased()) this.#break(`more than ${MAX_ALIASED} values through aliases`);
-    else if (this.node?.tag !== undefined && !PLAIN_TAG.test(this.node.tag))
+    } else if (this.node?.tag !== undefined && !PLAIN_TAG.test(this.node.tag)) {
       this.#break("expected a value without a tag");
-  }
-
-  /** Nothing below is looked at: that it is missing is no further problem. */
-  #unreadable(): boolean {
-    this.#broken ||= this.reader.full || this.reader.bombed;
-    return this.#broken;
+    }
   }
 
   #break(what: string): void {
-    // A bomb is told once.
-    if (!this.reader.problems.some((problem) => problem.message.includes(what))) this.wrong(what);
+    this.wrong(what);
     this.#broken = true;
   }
 
@@ -207,7 +204,7 @@ export class Place {
   }
 
   items(): Place[] {
-    if (!isSeq(this.node) || this.#unreadable()) return [];
+    if (!isSeq(this.node) || this.#broken || this.reader.full) return [];
     return this.node.items.map(
       (item, index) => new Place(this.reader, item, `${this.path}[${index}]`, this.offset, this.#aliased),
     );
@@ -220,7 +217,7 @@ export class Place {
   }
 
   #readEntries(): Entry[] {
-    if (!isMap(this.node) || this.#unreadable()) return [];
+    if (!isMap(this.node) || this.#broken || this.reader.full) return [];
     const entries = new Map<string, Entry>();
     for (const pair of this.node.items) {
       const { key: keyNode, value } = pair;

@@ -112,7 +112,7 @@ describe("sizes", () => {
       expected a size such as 200Mi; got 1e9999
       expected a size such as 200Mi; got 1111111111111111111111111111111111111111...: more than 2^53 bytes (8Pi)
       expected a size such as 200Mi; got max
-      expected a size such as 200Mi; got ２００
+      expected a size such as 200Mi; got "２００"
       expected a size such as 200Mi; got "5\\u001b[31m""
     `);
   });
