@@ -105,6 +105,14 @@ function readLines(records: string[], details: OomDetails): void {
   for (const raw of lines) {
     const line = raw.length > 2048 ? raw.slice(0, 2048).trim() : raw.trim();
     if (line === "") continue;
+    if (section === "stats") {
+      const stat = /^([a-z_0-9]{2,48}) (\d{1,20})$/.exec(line);
+      if (stat !== null && details.memcg !== null) {
+        details.memcg.stats[stat[1]!] = Number(stat[2]);
+        continue;
+      }
+      section = "none";
+    }
     // Wrapped rows: the name, or the last columns, stand on the next line.
     if (half !== null) {
       const joined: string = `${half} ${line}`;
@@ -129,7 +137,9 @@ function readLines(records: string[], details: OomDetails): void {
         continue;
       }
     }
-    const frame = /^(?:\[<[0-9a-f]{1,16}>\] )?([A-Za-z_][\w.]{0,120})\+0x[0-9a-f]{1,8}\/0x[0-9a-f]{1,8}/.exec(line);
+    const frame = !line.includes("+0x")
+      ? null
+      : /^(?:\[<[0-9a-f]{1,16}>\] )?([A-Za-z_][\w.]{0,120})\+0x[0-9a-f]{1,8}\/0x[0-9a-f]{1,8}/.exec(line);
     if (frame !== null) {
       if (details.stack.length < 64) details.stack.push(frame[1]!);
       continue;
@@ -138,8 +148,11 @@ function readLines(records: string[], details: OomDetails): void {
       readInvoker(line, details);
       continue;
     }
-    const cpuset = /^.{1,64} cpuset=(.{1,255}) mems_allowed=([\d,-]{1,255})$/.exec(line);
-    if (cpuset !== null && details.cpuset === null) {
+    const cpuset =
+      details.cpuset !== null || !line.includes(" cpuset=")
+        ? null
+        : /^.{1,64} cpuset=(.{1,255}) mems_allowed=([\d,-]{1,255})$/.exec(line);
+    if (cpuset !== null) {
       details.cpuset = cpuset[1]!;
       details.memsAllowed = cpuset[2]!;
       continue;
@@ -165,14 +178,6 @@ function readLines(records: string[], details: OomDetails): void {
           memcg.stats[pair[1]!] = Number(pair[2]) * 1024;
       section = Object.keys(memcg.stats).length === 0 ? "stats" : "none";
       continue;
-    }
-    if (section === "stats") {
-      const stat = /^([a-z_0-9]{2,48}) (\d{1,20})$/.exec(line);
-      if (stat !== null && details.memcg !== null) {
-        details.memcg.stats[stat[1]!] = Number(stat[2]);
-        continue;
-      }
-      section = "none";
     }
     if (line === "Mem-Info:" || line === "Mem-info:") {
       section = "memory";

@@ -3,7 +3,7 @@ import { MAX_LINE, createLineReader, createLogReader, modeOf } from "./read.ts";
 import { PIECE_LINES, createMatchedScanner, createOomScanner } from "./scan.ts";
 import type { KmsgRecord, OomKill, OomScan, OomScanOptions } from "./types.ts";
 
-/** Whole text or chunks in, scan out. Looks only at lines that may hold a record of the OOM killer, unless details are wanted. */
+/** Whole text or chunks in, scan out. Reads only lines that may hold a record of the OOM killer; with details, also those of a report. */
 export function scanKernelLog(
   input: string | Uint8Array | Iterable<string | Uint8Array>,
   options: OomScanOptions = {},
@@ -25,8 +25,7 @@ export function createLogScanner(options: OomScanOptions = {}): {
   push(chunk: string | Uint8Array): OomKill[];
   end(): OomScan;
 } {
-  let engine: { push(bytes: Uint8Array): OomKill[]; end(): OomScan } | null =
-    options.details === true ? createThorough(options) : null;
+  let engine: { push(bytes: Uint8Array): OomKill[]; end(): OomScan } | null = null;
   let start: Uint8Array = new Uint8Array(0);
   const encoder = new TextEncoder();
   let surrogate = "";
@@ -108,6 +107,10 @@ const LOOK = 40;
 // The callers of oom_kill_process() in a stack: eight lines.
 const STACK_LINES = 8;
 const STACK_BYTES = 2048;
+// With details: a report whose head was cut off stands at the start of a log ...
+const HEAD_LINES = 500;
+// ... and the reaper's record comes soon after the kill.
+const TAIL_LINES = 64;
 // "System is deadlocked on memory" comes right after the report that found no victim.
 const PANIC_LINES = 3;
 // A line before that may hold nothing but the prefix of a wrapped record.
@@ -125,8 +128,12 @@ function createFast(options: OomScanOptions): { push(bytes: Uint8Array): OomKill
   const scanner = createMatchedScanner(options);
   let kills: OomKill[] = [];
   const reader = createLineReader((record, found) => {
-    for (const kill of scanner.push(record, found)) kills.push(kill);
+    for (const kill of scanner.push(record, found)) {
+      kills.push(kill);
+      told = true;
+    }
   });
+  let told = false;
   // [base, end) holds text; up to `at` it is searched.
   let base = 0;
   let at = 0;
@@ -135,9 +142,16 @@ function createFast(options: OomScanOptions): { push(bytes: Uint8Array): OomKill
   let extra = 0;
   let lastFed = 0;
   // Lines to be read in full whatever they hold: a record waits for them, or a panic may follow.
-  let follow = 0;
+  let follow = options.details === true ? HEAD_LINES : 0;
   // `base` lies within a line too long to be kept.
   let inside = false;
+
+  /** Lines to be read after the one just read. With details: all of a report, and those after a kill, for the reaper. */
+  function stillWanted(): number {
+    const wanted = options.details !== true ? 0 : told ? TAIL_LINES : scanner.isOpen() ? 1 : 0;
+    told = false;
+    return Math.max(wanted, reader.waiting() ? 1 : 0);
+  }
 
   /** Number of the line at the place searched last. */
   const lineNumber = (): number => finder.lines() + extra + 1;
@@ -155,7 +169,7 @@ function createFast(options: OomScanOptions): { push(bytes: Uint8Array): OomKill
         if (stop === -1 && at === end) return;
         const to = stop === -1 ? end : at + stop;
         feed(at, to, lineNumber());
-        follow = Math.max(follow - 1, reader.waiting() ? 1 : 0);
+        follow = Math.max(follow - 1, stillWanted());
         if (stop === -1) {
           at = to;
           inside = true;
@@ -199,7 +213,7 @@ function createFast(options: OomScanOptions): { push(bytes: Uint8Array): OomKill
       const number = lineNumber();
       if (reach === 2) {
         // A stack frame: only what called it matters, and only seldom.
-        if (!scanner.frame(number)) feed(start, to, number);
+        if (options.details === true || !scanner.frame(number)) feed(start, to, number);
         lookForWrite(to, number);
       } else {
         if (start > base && lastFed < number - 1 && isBareStart(bytes, start, to) && endsOpen(bytes, start - 2)) {
@@ -209,7 +223,7 @@ function createFast(options: OomScanOptions): { push(bytes: Uint8Array): OomKill
         feed(start, to, number);
       }
       at = to;
-      const wanted = reach === 3 ? PANIC_LINES : scanner.inPieces() ? PIECE_LINES : reader.waiting() ? 1 : 0;
+      const wanted = Math.max(reach === 3 ? PANIC_LINES : scanner.inPieces() ? PIECE_LINES : 0, stillWanted());
       if (wanted > 0 && stop !== -1) {
         at = to + 1;
         extra++;

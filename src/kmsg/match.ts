@@ -466,7 +466,8 @@ function matchKilled(
 ): KilledLine | null {
   const known = readKilled(text, at, message);
   if (known !== null) return known;
-  const number = /^\d{1,10}/.exec(text.slice(at, at + 11));
+  const number = /^\d{1,10}(?= ?$|,| [([])/.exec(text.slice(at, at + 13));
+  // "Killed process 5 by request": somebody else's words.
   if (number === null) return null;
   const line: KilledLine = {
     type: "killed",

@@ -82,6 +82,7 @@ export function createMatchedScanner(options: OomScanOptions): {
   push(record: KmsgRecord, found?: OomLine | null): OomKill[];
   frame(line: number): boolean;
   inPieces(): boolean;
+  isOpen(): boolean;
   end(): OomScan;
 } {
   const withDetails = options.details === true;
@@ -534,7 +535,7 @@ export function createMatchedScanner(options: OomScanOptions): {
     return scan;
   }
 
-  return { push, frame, inPieces, end };
+  return { push, frame, inPieces, isOpen: () => open.length > 0, end };
 }
 
 /** All at once. */
