@@ -58,8 +58,8 @@ int Hog(const Options& options) {
   }
 }
 
-[[noreturn]] void RunHog(const Options& options, uint64_t backoff, pid_t parent) {
-  alarm(static_cast<unsigned>(options.timeout));
+[[noreturn]] void RunHog(const Options& options, int64_t timeout, uint64_t backoff, pid_t parent) {
+  alarm(static_cast<unsigned>(timeout));
   const Failure identity = TakeIdentity(options);
   DieWith(parent);
   if (identity) {
@@ -89,13 +89,18 @@ int Loop(const Options& options) {
   for (uint64_t left = count; left > 0; --left) {
     const uint64_t backoff = static_cast<uint64_t>(options.backoff) * left;
     Debug(Text() << "using backoff sleep of " << backoff << "us");
-    if (options.timeout > 0) Debug(Text() << "setting timeout to " << options.timeout << "s");
+    // The run is to take the timeout as a whole, however long the dispatching takes.
+    const int64_t timeout = options.timeout - static_cast<int64_t>(time(nullptr) - start);
+    if (options.timeout > 0 && timeout <= 0) {
+      Say(Level::kWarn, __LINE__, Text() << "used up time before all workers dispatched");
+      break;
+    }
+    if (options.timeout > 0) Debug(Text() << "setting timeout to " << timeout << "s");
     const pid_t hog = fork();
-    if (hog == 0) RunHog(options, backoff, self);
+    if (hog == 0) RunHog(options, options.timeout > 0 ? timeout : 0, backoff, self);
     if (hog < 0) {
       Say(Level::kFail, __LINE__, Text() << "fork failed: " << Reason(errno));
-      ++failures;
-      break;
+      continue;
     }
     Debug(Text() << "--> hogvm worker " << left << " [" << hog << "] forked");
     hogs[forked++] = hog;
@@ -106,7 +111,6 @@ int Loop(const Options& options) {
       if (hogs[i] > 0) kill(hogs[i], SIGUSR1);
     }
   };
-  if (failures > 0) reap();
   for (;;) {
     int how;
     const pid_t hog = waitpid(-1, &how, 0);

@@ -9,11 +9,12 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include <memory>
 
 #ifndef CLONE_PIDFD
 #define CLONE_PIDFD 0x00001000
@@ -251,12 +252,8 @@ SpawnResult Spawn(const SpawnRequest& request) {
   plan.cpus = ToMask(request.cpus);
   plan.parent = getpid();
 
-  void* stack = mmap(nullptr, kStackSize, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-  if (stack == MAP_FAILED) {
-    result.failure = {"mmap", errno};
-    return result;
-  }
+  // From the heap: what sanitizers know of the child's frames ends with the block.
+  const std::unique_ptr<char[]> stack(new char[kStackSize]);
   const uint64_t all = ~0ULL;
   uint64_t before = 0;
   syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, kSigsetSize);
@@ -268,14 +265,14 @@ SpawnResult Spawn(const SpawnRequest& request) {
     arguments.flags = CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_INTO_CGROUP;
     arguments.pidfd = reinterpret_cast<uint64_t>(&pidfd);
     arguments.exit_signal = SIGCHLD;
-    arguments.stack = reinterpret_cast<uint64_t>(stack);
+    arguments.stack = reinterpret_cast<uint64_t>(stack.get());
     arguments.stack_size = kStackSize;
     arguments.cgroup = static_cast<uint64_t>(request.cgroup_fd);
     pid = Clone3(&arguments, ChildMain, &plan);
   }
   if (pid < 0 && Clone3IsMissing(-pid)) {
     plan.join_cgroup_fd = request.cgroup_fd >= 0;
-    char* top = static_cast<char*>(stack) + kStackSize;
+    char* top = stack.get() + kStackSize;
     constexpr int kFlags = CLONE_VM | CLONE_VFORK | SIGCHLD;
     pid = clone(ChildMain, top, kFlags | CLONE_PIDFD, &plan, &pidfd);
     if (pid < 0 && errno == EINVAL) pid = clone(ChildMain, top, kFlags, &plan);
@@ -283,7 +280,6 @@ SpawnResult Spawn(const SpawnRequest& request) {
   }
 
   syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, nullptr, kSigsetSize);
-  munmap(stack, kStackSize);
 
   if (pid < 0) {
     result.failure = {"clone", static_cast<int>(-pid)};

@@ -483,7 +483,7 @@ describe("memory", () => {
     expect(rss() - before).toBeGreaterThan(30 << 20);
     region.free();
     region.free();
-    expect(rss() - before).toBeLessThan(2 << 20);
+    expect(rss() - before).toBeLessThan(10 << 20);
     expect(() => region.touch(1)).toThrow("the memory has been freed");
   });
 
