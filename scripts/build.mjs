@@ -46,13 +46,13 @@ function node(file, ...args) {
  */
 const lazyBuiltins = {
   name: "lazy-builtins",
-  setup({ onResolve, onLoad }) {
+  setup(bundler) {
     const filter =
       /^(?:node:)?(child_process|crypto|fs\/promises|net|os|readline|timers\/promises|tty|v8|worker_threads|zlib)$/;
-    onResolve({ filter }, ({ path, namespace }) =>
+    bundler.onResolve({ filter }, ({ path, namespace }) =>
       namespace === "lazy" ? { path, external: true } : { path: path.replace("node:", ""), namespace: "lazy" },
     );
-    onLoad({ filter: /./, namespace: "lazy" }, ({ path }) => {
+    bundler.onLoad({ filter: /./, namespace: "lazy" }, ({ path }) => {
       const names = Object.keys(createRequire(import.meta.url)(path));
       return {
         contents: `let m; const load = () => (m ??= require("node:${path}"));
