@@ -46,11 +46,17 @@ export interface Streams {
 
 /** oomlab's version, from package.json. */
 export function version(): string {
-  return process.env.OOMLAB_VERSION ?? (createRequire(import.meta.url)("../package.json") as { version: string }).version;
+  return (
+    process.env.OOMLAB_VERSION ?? (createRequire(import.meta.url)("../package.json") as { version: string }).version
+  );
 }
 
 /** Eight letters and digits: unique among the runs of one machine. */
-const newRunId = (): string => BigInt(`0x${randomBytes(6).toString("hex")}`).toString(36).padStart(8, "0").slice(-8);
+const newRunId = (): string =>
+  BigInt(`0x${randomBytes(6).toString("hex")}`)
+    .toString(36)
+    .padStart(8, "0")
+    .slice(-8);
 
 /** Runs scenarios; resolves to the exit status (0 passed, 1 failed, 3 errored, inconclusive or all skipped, 130 interrupted). Throws OomlabError for wrong input. */
 export async function run(options: RunOptions, streams: Streams): Promise<number> {
@@ -70,7 +76,11 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
   }
   const machine = hostMachine();
   const caps = await machine.probe();
-  const jobs = scenarios.flatMap((scenario) => (options.cgroup.length > 0 ? options.cgroup : [undefined]).flatMap((cgroup) => Array.from({ length: options.repeatEach }, () => ({ scenario, cgroup }))));
+  const jobs = scenarios.flatMap((scenario) =>
+    (options.cgroup.length > 0 ? options.cgroup : [undefined]).flatMap((cgroup) =>
+      Array.from({ length: options.repeatEach }, () => ({ scenario, cgroup })),
+    ),
+  );
   const plan = (scenario: Scenario, cgroup: CgroupVersion | undefined, now: Capabilities): Plan =>
     planScenario(scenario, now, {
       runId: newRunId(),
@@ -92,7 +102,7 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
     announce(all, warn, (reporter) => reporter.onRunStart?.(info));
     const verdicts: (Verdict | undefined)[] = jobs.map(() => undefined);
     let reserved = 0;
-    let stopped = false;
+    const state = { stopped: false };
     let recordsLost = false;
     const runOne = async (index: number): Promise<void> => {
       const job = jobs[index];
@@ -102,17 +112,29 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
         const planned = plan(job.scenario, job.cgroup, { ...now, memAvailable: now.memAvailable - reserved });
         reserved += planned.demand ?? 0;
         try {
-          const { verdict, lost } = await runPlanned(planned, now, machine, { records, number: index + 1, attempt, all, warn, signal: streams.signal });
+          const { verdict, lost } = await runPlanned(planned, now, machine, {
+            records,
+            number: index + 1,
+            attempt,
+            all,
+            warn,
+            signal: streams.signal,
+          });
           recordsLost ||= lost;
-          const again = (verdict.status === "failed" || verdict.status === "inconclusive") && attempt < options.retries && !streams.signal.aborted;
+          const again =
+            (verdict.status === "failed" || verdict.status === "inconclusive") &&
+            attempt < options.retries &&
+            !streams.signal.aborted;
           if (again) {
-            warn(`${verdict.name}: ${verdict.status} (${verdict.reason ?? ""}), tried again (${attempt + 1} of ${options.retries})`);
+            warn(
+              `${verdict.name}: ${verdict.status} (${verdict.reason ?? ""}), tried again (${attempt + 1} of ${options.retries})`,
+            );
             continue;
           }
           if (attempt > 0 && verdict.status === "passed") verdict.notes.push(`passed at attempt ${attempt + 1}`);
           verdicts[index] = verdict;
           announce(all, warn, (reporter) => reporter.onScenarioEnd?.(verdict));
-          if (options.bail && verdict.status !== "passed" && verdict.status !== "skipped") stopped = true;
+          if (options.bail && verdict.status !== "passed" && verdict.status !== "skipped") state.stopped = true;
           return;
         } finally {
           reserved -= planned.demand ?? 0;
@@ -121,7 +143,7 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
     };
     let next = 0;
     const lane = async (): Promise<void> => {
-      while (next < jobs.length && !stopped && !streams.signal.aborted) await runOne(next++);
+      while (next < jobs.length && !state.stopped && !streams.signal.aborted) await runOne(next++);
     };
     await Promise.all(Array.from({ length: Math.min(options.jobs, jobs.length) }, lane));
     const ended = verdicts.filter((verdict) => verdict !== undefined);
@@ -131,7 +153,7 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
     const status = exitStatus(summary, options.failOnSkipped);
     return recordsLost && status === 0 ? 3 : status;
   } finally {
-    for (const { close } of outputs) close();
+    for (const output of outputs) output.close();
   }
 }
 
@@ -145,7 +167,12 @@ interface RunContext {
 }
 
 /** Runs one plan and judges its record, written as it happens. */
-async function runPlanned(plan: Plan, caps: Capabilities, machine: Machine, context: RunContext): Promise<{ verdict: Verdict; lost: boolean }> {
+async function runPlanned(
+  plan: Plan,
+  caps: Capabilities,
+  machine: Machine,
+  context: RunContext,
+): Promise<{ verdict: Verdict; lost: boolean }> {
   announce(context.all, context.warn, (reporter) => reporter.onScenarioStart?.(plan));
   if (plan.skip !== null) return { verdict: skippedVerdict(plan, caps.kernel), lost: false };
   const events: RunEvent[] = [];
@@ -165,7 +192,15 @@ async function runPlanned(plan: Plan, caps: Capabilities, machine: Machine, cont
     }
     announce(context.all, context.warn, (reporter) => reporter.onEvent?.(plan, event));
   };
-  emit({ type: "run", schemaVersion: recordSchemaVersion, oomlab: version(), record: plan.top.name, startedAt: new Date().toISOString(), plan, capabilities: caps });
+  emit({
+    type: "run",
+    schemaVersion: recordSchemaVersion,
+    oomlab: version(),
+    record: plan.top.name,
+    startedAt: new Date().toISOString(),
+    plan,
+    capabilities: caps,
+  });
   try {
     await machine.run(plan, caps, emit, context.signal);
   } finally {
@@ -175,8 +210,15 @@ async function runPlanned(plan: Plan, caps: Capabilities, machine: Machine, cont
 }
 
 function recordFile(folder: string, plan: Plan, { number, attempt }: RunContext): { path: string; fd: number } {
-  const slug = plan.name.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "").slice(0, 60);
-  const path = join(folder, `${String(number).padStart(3, "0")}-${slug || "scenario"}-v${plan.cgroupVersion}${attempt === 0 ? "" : `-retry${attempt}`}.ndjson`);
+  const slug = plan.name
+    .toLowerCase()
+    .replace(/[^a-z0-9]+/g, "-")
+    .replace(/^-|-$/g, "")
+    .slice(0, 60);
+  const path = join(
+    folder,
+    `${String(number).padStart(3, "0")}-${slug || "scenario"}-v${plan.cgroupVersion}${attempt === 0 ? "" : `-retry${attempt}`}.ndjson`,
+  );
   return { path, fd: openSync(path, "w") };
 }
 
@@ -189,13 +231,19 @@ function openFolder(folder: string): string {
     unlinkSync(probe);
     return folder;
   } catch (error) {
-    throw new MachineError("OUTPUT", `records cannot be written to ${folder}: ${(error as Error).message}`, { cause: error, hint: "name a folder that you may write with --output DIR" });
+    throw new MachineError("OUTPUT", `records cannot be written to ${folder}: ${(error as Error).message}`, {
+      cause: error,
+      hint: "name a folder that you may write with --output DIR",
+    });
   }
 }
 
 /** Judges recorded runs again and reports them, without a run. */
 export function report(paths: string[], names: string[], streams: Streams): number {
-  if (paths.length === 0) throw new UsageError("name the records to report: oomlab report RECORD...", { hint: "`oomlab run --output DIR` writes them" });
+  if (paths.length === 0)
+    throw new UsageError("name the records to report: oomlab report RECORD...", {
+      hint: "`oomlab run --output DIR` writes them",
+    });
   const records = paths.flatMap((path) => {
     let text: string;
     try {
@@ -212,7 +260,8 @@ export function report(paths: string[], names: string[], streams: Streams): numb
     const verdicts = records.map((events) => {
       const verdict = judge(events);
       const first = events[0];
-      if (first?.type === "run") for (const event of events) announce(all, warn, (reporter) => reporter.onEvent?.(first.plan, event));
+      if (first?.type === "run")
+        for (const event of events) announce(all, warn, (reporter) => reporter.onEvent?.(first.plan, event));
       announce(all, warn, (reporter) => reporter.onScenarioEnd?.(verdict));
       return verdict;
     });
@@ -220,7 +269,7 @@ export function report(paths: string[], names: string[], streams: Streams): numb
     announce(all, warn, (reporter) => reporter.onRunEnd?.(verdicts, summary));
     return exitStatus(summary, false);
   } finally {
-    for (const { close } of outputs) close();
+    for (const output of outputs) output.close();
   }
 }
 
@@ -240,11 +289,18 @@ interface OpenReporter {
   close(): void;
 }
 
-function openReporters(specs: string[], streams: Streams, info: { version: string; scenarios: number }): OpenReporter[] {
+function openReporters(
+  specs: string[],
+  streams: Streams,
+  info: { version: string; scenarios: number },
+): OpenReporter[] {
   return (specs.length > 0 ? specs : ["terminal"]).map((spec) => {
     const [name = "", ...rest] = spec.split("=");
     const make = Object.hasOwn(reporters, name) ? reporters[name] : undefined;
-    if (!make) throw new UsageError(`there is no reporter ${JSON.stringify(name)}: expected one of ${Object.keys(reporters).join(", ")}`);
+    if (!make)
+      throw new UsageError(
+        `there is no reporter ${JSON.stringify(name)}: expected one of ${Object.keys(reporters).join(", ")}`,
+      );
     if (rest.length === 0) return { reporter: make(streams.stdout, info), close: () => undefined };
     const path = rest.join("=");
     let fd: number;
@@ -252,8 +308,14 @@ function openReporters(specs: string[], streams: Streams, info: { version: strin
       mkdirSync(dirname(path), { recursive: true });
       fd = openSync(path, "w");
     } catch (error) {
-      throw new MachineError("REPORTER_FILE", `the report ${path} cannot be written: ${(error as Error).message}`, { cause: error, hint: "name a file that you may write with --reporter NAME=FILE" });
+      throw new MachineError("REPORTER_FILE", `the report ${path} cannot be written: ${(error as Error).message}`, {
+        cause: error,
+        hint: "name a file that you may write with --reporter NAME=FILE",
+      });
     }
-    return { reporter: make({ write: (text) => void writeSync(fd, text), colors: false }, info), close: () => closeSync(fd) };
+    return {
+      reporter: make({ write: (text) => void writeSync(fd, text), colors: false }, info),
+      close: () => closeSync(fd),
+    };
   });
 }

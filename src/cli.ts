@@ -27,7 +27,11 @@ export async function main(argv: string[]): Promise<number> {
     }
     // A message for people; the stack only for those who ask for it.
     streams.stderr.write(`oomlab: unexpected error: ${(error as Error).message}\n`);
-    streams.stderr.write(process.env["OOMLAB_DEBUG"] ? `${(error as Error).stack}\n` : "  please report it; OOMLAB_DEBUG=1 shows where it came from\n");
+    streams.stderr.write(
+      process.env["OOMLAB_DEBUG"]
+        ? `${(error as Error).stack}\n`
+        : "  please report it; OOMLAB_DEBUG=1 shows where it came from\n",
+    );
     return 3;
   }
 }
@@ -39,13 +43,20 @@ function commands(streams: Streams, interrupt: AbortController, exit: (status: n
     .exitOverride()
     .showSuggestionAfterError()
     .configureHelp({ showGlobalOptions: false });
-  const reporter = (): Option => new Option("--reporter <name[=file]>", "terminal, json, ndjson, dmesg; repeatable; without =file on stdout").argParser(collect).default([] as string[], "terminal");
+  const reporter = (): Option =>
+    new Option("--reporter <name[=file]>", "terminal, json, ndjson, dmesg; repeatable; without =file on stdout")
+      .argParser(collect)
+      .default([] as string[], "terminal");
 
   program
     .command("run")
     .description("run scenario files and folders")
     .argument("[path...]", "scenario files or folders; - for stdin (default: the folder scenarios)")
-    .addOption(new Option("--machine <name>", "where to run").choices(["auto", "host", "vm", "container", "kubernetes"]).default("auto"))
+    .addOption(
+      new Option("--machine <name>", "where to run")
+        .choices(["auto", "host", "vm", "container", "kubernetes"])
+        .default("auto"),
+    )
     .option("--cgroup <versions>", "v1, v2 or v1,v2: one result each", cgroupVersions)
     .option("--kernel <version|path>", "kernel of the VM; repeatable", collect, [] as string[])
     .addOption(reporter())
@@ -78,7 +89,9 @@ function commands(streams: Streams, interrupt: AbortController, exit: (status: n
     .argument("[file]", "a log file; - or nothing: stdin", "-")
     .addOption(new Option("--reporter <name>", "output form").choices(["terminal", "json"]).default("terminal"))
     .option("--details", "add memory, tasks, score and group members (json)")
-    .action(async (file: string, flags: { reporter: string; details?: boolean }) => exit(await (await import("./cli/explain.ts")).explain(file, flags, streams)));
+    .action(async (file: string, flags: { reporter: string; details?: boolean }) =>
+      exit(await (await import("./cli/explain.ts")).explain(file, flags, streams)),
+    );
 
   program
     .command("stress")
@@ -111,7 +124,9 @@ function commands(streams: Streams, interrupt: AbortController, exit: (status: n
     .command("doctor")
     .description("what this machine can run, what it lacks, and how to get it")
     .addOption(new Option("--reporter <name>", "output form").choices(["terminal", "json"]).default("terminal"))
-    .action(async (flags: { reporter: string }) => exit(await (await import("./cli/doctor.ts")).doctor(flags, streams)));
+    .action(async (flags: { reporter: string }) =>
+      exit(await (await import("./cli/doctor.ts")).doctor(flags, streams)),
+    );
 
   program
     .command("clean")
@@ -187,7 +202,8 @@ function regexp(value: string): RegExp {
 const natural =
   (flag: string, least = 0) =>
   (value: string): number => {
-    if (!/^\d{1,6}$/.test(value) || Number(value) < least) throw new InvalidArgumentError(`Expected ${flag} to be a whole number from ${least}.`);
+    if (!/^\d{1,6}$/.test(value) || Number(value) < least)
+      throw new InvalidArgumentError(`Expected ${flag} to be a whole number from ${least}.`);
     return Number(value);
   };
 
@@ -203,13 +219,16 @@ function duration(value: string): number {
 
 function shard(value: string): { index: number; of: number } {
   const [, index, of] = /^(\d{1,4})\/(\d{1,4})$/.exec(value) ?? [];
-  if (index === undefined || of === undefined || Number(index) < 1 || Number(index) > Number(of)) throw new InvalidArgumentError("Expected i/n with i from 1 to n, e.g. 2/4.");
+  if (index === undefined || of === undefined || Number(index) < 1 || Number(index) > Number(of))
+    throw new InvalidArgumentError("Expected i/n with i from 1 to n, e.g. 2/4.");
   return { index: Number(index), of: Number(of) };
 }
 
 function standardStreams(signal: AbortSignal): Streams {
   const { stdout, stderr } = process;
-  const colors = (stdout.isTTY && process.env["NO_COLOR"] === undefined) || (process.env["FORCE_COLOR"] !== undefined && process.env["FORCE_COLOR"] !== "0");
+  const colors =
+    (stdout.isTTY && process.env["NO_COLOR"] === undefined) ||
+    (process.env["FORCE_COLOR"] !== undefined && process.env["FORCE_COLOR"] !== "0");
   return {
     stdout: { write: (text) => void stdout.write(text), colors },
     stderr: { write: (text) => void stderr.write(text) },

@@ -138,9 +138,13 @@ function find(name: string): string | undefined {
 }
 
 const missing = (what: string): MachineError =>
-  new MachineError("NATIVE_MISSING", `the native part is not built: no ${what} in ${fileURLToPath(new URL("native/build/Release", root))}`, {
-    hint: "run `npm run setup` in the oomlab folder (it needs Linux, a C++ compiler, make and python3)",
-  });
+  new MachineError(
+    "NATIVE_MISSING",
+    `the native part is not built: no ${what} in ${fileURLToPath(new URL("native/build/Release", root))}`,
+    {
+      hint: "run `npm run setup` in the oomlab folder (it needs Linux, a C++ compiler, make and python3)",
+    },
+  );
 
 let addon: Addon | undefined;
 

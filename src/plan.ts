@@ -2,7 +2,8 @@
  * Scenario x what the machine can do -> plan: cgroups with their ordered writes, processes, steps, expectations,
  * or the reason to skip. Pure: a plan is data, printable, the same for the same input.
  */
-import type { Expectations, ProcessSpec, Scenario, Size, Step, StressWorkload } from "./scenario/index.ts";
+import type { Comparison, Expectations, ProcessSpec, Scenario, Size, Step, StressWorkload } from "./scenario/index.ts";
+import { CGROUP_FILES, splitCounter } from "./scenario/cgroupfiles.ts";
 import { formatBytes } from "./units.ts";
 
 export type MachineName = "host" | "vm" | "container" | "kubernetes";
@@ -90,7 +91,9 @@ export interface PlannedProcess {
   waits: boolean;
 }
 
-export type PlannedStep = Exclude<Step, { do: "write" }> | (Extract<Step, { do: "write" }> & { writes: PlannedWrite[] });
+export type PlannedStep =
+  | Exclude<Step, { do: "write" }>
+  | (Extract<Step, { do: "write" }> & { writes: PlannedWrite[] });
 
 export interface Plan {
   name: string;
@@ -119,7 +122,7 @@ export interface PlanOptions {
   allowHostOom?: boolean;
 }
 
-export const defaultTimeoutMs = 60_000;
+const defaultTimeoutMs = 60_000;
 
 /** cgroup v2's files that have no like on v1, and why. */
 const onlyV2: Record<string, string> = {
@@ -140,12 +143,11 @@ const countersOnV1 = [
   /^cgroup\.procs$/,
 ];
 
-/** v1's own names: a scenario that uses them runs on v1 only. */
-const v1Names =
-  /^memory\.(limit_in_bytes|memsw\..*|soft_limit_in_bytes|oom_control.*|failcnt|usage_in_bytes|max_usage_in_bytes|use_hierarchy|swappiness|move_charge_at_immigrate|kmem\..*|force_empty|pressure_level)$/;
-
-/** Whether a file or counter is one of cgroup v1's own. */
-export const isV1Name = (name: string): boolean => v1Names.test(name);
+/** Whether a file or counter is one of cgroup v1's own: a scenario that uses it runs on v1 only. */
+function isV1Name(name: string): boolean {
+  const versions = CGROUP_FILES.get(name)?.versions ?? splitCounter(name)?.known.versions ?? [];
+  return versions.length === 1 && versions[0] === 1;
+}
 
 interface Translated {
   writes: PlannedWrite[];
@@ -153,7 +155,12 @@ interface Translated {
 }
 
 /** The files of one cgroup as this version writes them, in the order of writing. */
-function translate(files: { file: string; value: string; raw?: string }[], version: CgroupVersion, caps: Capabilities, limit: string | undefined): Translated {
+function translate(
+  files: { file: string; value: string; raw?: string }[],
+  version: CgroupVersion,
+  caps: Capabilities,
+  limit: string | undefined,
+): Translated {
   const writes: PlannedWrite[] = [];
   const said = (file: string, raw: string): string => `${file}: ${raw}`;
   let skip: string | null = null;
@@ -176,9 +183,15 @@ function translate(files: { file: string; value: string; raw?: string }[], versi
       } else if (max === undefined || max === "max") {
         skip ??= "memory.swap.max without memory.max: cgroup v1 limits memory and swap together only";
       } else if (hierarchyOf(caps, 1)?.memsw === false) {
-        if (caps.swapTotal > 0) skip ??= "memory.swap.max needs swap accounting, which this cgroup v1 kernel has not (boot with swapaccount=1)";
+        if (caps.swapTotal > 0)
+          skip ??=
+            "memory.swap.max needs swap accounting, which this cgroup v1 kernel has not (boot with swapaccount=1)";
       } else {
-        memsw.push({ file: "memory.memsw.limit_in_bytes", value: String(Number(max) + Number(value)), why: `${why}, and memory.max: together on v1` });
+        memsw.push({
+          file: "memory.memsw.limit_in_bytes",
+          value: String(Number(max) + Number(value)),
+          why: `${why}, and memory.max: together on v1`,
+        });
       }
     } else if (file === "memory.memsw.limit_in_bytes") {
       memsw.push({ file, value: value === "max" ? "-1" : value, why });
@@ -188,9 +201,10 @@ function translate(files: { file: string; value: string; raw?: string }[], versi
     } else if (file.startsWith("cgroup.")) {
       skip ??= `${file} is cgroup v2's own, and this is cgroup v1`;
     } else {
-      writes.push({ file, value: value === "max" && isV1Name(file) ? "-1" : value, why });
+      writes.push({ file, value, why });
     }
-    if (file.startsWith("cpuset.") && hierarchyOf(caps, 1)?.cpusetDirectory === null) skip ??= `${file} needs the cpuset controller, which is not mounted or not writable here`;
+    if (file.startsWith("cpuset.") && hierarchyOf(caps, 1)?.cpusetDirectory === null)
+      skip ??= `${file} needs the cpuset controller, which is not mounted or not writable here`;
   }
   // memsw may never be below the limit: on a new cgroup (both unlimited) the limit comes down first.
   return { writes: [...writes, ...memsw], skip };
@@ -214,7 +228,7 @@ function cgroupNames(scenario: Scenario): string[] {
   return [...names];
 }
 
-const limitFiles = ["memory.max", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"];
+const limitFiles = new Set(["memory.max", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]);
 
 const asLimit = (value: string): number => (/^\d+$/.test(value) ? Number(value) : Number.POSITIVE_INFINITY);
 
@@ -224,15 +238,18 @@ function effectiveLimit(scenario: Scenario, cgroup: string | null): number {
   for (let name = cgroup; name !== null; name = parentOf(name)) {
     const here = name;
     const files = scenario.cgroups.find((spec) => spec.name === here)?.files ?? [];
-    for (const { file, value } of files.filter(({ file }) => limitFiles.includes(file))) {
-      const later = scenario.steps.filter((step) => step.do === "write" && step.cgroup === here && step.file === file) as Extract<Step, { do: "write" }>[];
+    for (const { file, value } of files.filter(({ file }) => limitFiles.has(file))) {
+      const later = scenario.steps.filter(
+        (step) => step.do === "write" && step.cgroup === here && step.file === file,
+      ) as Extract<Step, { do: "write" }>[];
       limit = Math.min(limit, Math.max(...[value, ...later.map((step) => step.value)].map(asLimit)));
     }
   }
   return limit;
 }
 
-const sizeIn = (size: Size, whole: number): number => ("bytes" in size ? size.bytes : Math.floor((whole * size.percent) / 100));
+const sizeIn = (size: Size, whole: number): number =>
+  "bytes" in size ? size.bytes : Math.floor((whole * size.percent) / 100);
 
 /** What a percentage in a workload is a percentage of: the limit above the process, else the machine's memory. */
 function wholeOf(scenario: Scenario, cgroup: string | null, caps: Capabilities): number {
@@ -303,7 +320,10 @@ function planProcess(spec: ProcessSpec, scenario: Scenario, caps: Capabilities):
       ...common,
       program: "node",
       argv: [JSON.stringify({ memory: sizes, rate: node.rate, delayMs: node.delayMs, hold: node.hold })],
-      env: node.maxOldSpaceSize === null ? {} : { NODE_OPTIONS: `--max-old-space-size=${Math.max(1, Math.round(node.maxOldSpaceSize / 1048576))}` },
+      env:
+        node.maxOldSpaceSize === null
+          ? {}
+          : { NODE_OPTIONS: `--max-old-space-size=${Math.max(1, Math.round(node.maxOldSpaceSize / 1048576))}` },
       cwd: null,
       bytes: sizes.reduce((sum, { bytes }) => sum + bytes, 0),
       workers: 1,
@@ -329,7 +349,10 @@ function demandOf(scenario: Scenario, processes: PlannedProcess[]): number {
   const own = (cgroup: string | null): number =>
     processes
       .filter((process) => process.cgroup === cgroup)
-      .reduce((sum, process) => sum + (process.bytes === null ? Number.POSITIVE_INFINITY : process.bytes * process.workers), 0);
+      .reduce(
+        (sum, process) => sum + (process.bytes === null ? Number.POSITIVE_INFINITY : process.bytes * process.workers),
+        0,
+      );
   const names = cgroupNames(scenario);
   const below = (cgroup: string | null): number => {
     const children = names.filter((name) => parentOf(name) === cgroup);
@@ -349,8 +372,11 @@ function needsVm(scenario: Scenario, caps: Capabilities, options: PlanOptions): 
   if (machine.thp !== null) return "it sets the machine's transparent huge pages";
   if (machine.zswap !== null) return "it sets zswap";
   if (machine.mountOptions.length > 0) return `it states cgroup mount options (${machine.mountOptions.join(", ")})`;
-  if (machine.kernel !== null && !kernelMatches(caps.kernel, machine.kernel)) return `it states kernel ${machine.kernel}, and this one is ${caps.kernel}`;
-  const global = scenario.steps.find((step) => step.do === "swapoff" || step.do === "swapon" || step.do === "sysrq" || step.do === "dropCaches");
+  if (machine.kernel !== null && !kernelMatches(caps.kernel, machine.kernel))
+    return `it states kernel ${machine.kernel}, and this one is ${caps.kernel}`;
+  const global = scenario.steps.find(
+    (step) => step.do === "swapoff" || step.do === "swapon" || step.do === "sysrq" || step.do === "dropCaches",
+  );
   if (global) return `its step "${global.do}" acts on the whole machine`;
   if (!options.allowHostOom) {
     const free = scenario.processes.find((process) => !Number.isFinite(effectiveLimit(scenario, process.cgroup)));
@@ -359,30 +385,45 @@ function needsVm(scenario: Scenario, caps: Capabilities, options: PlanOptions): 
   return null;
 }
 
-const kernelMatches = (release: string, wanted: string): boolean => release === wanted || release.startsWith(`${wanted}.`) || release.startsWith(`${wanted}-`);
+const kernelMatches = (release: string, wanted: string): boolean =>
+  release === wanted || release.startsWith(`${wanted}.`) || release.startsWith(`${wanted}-`);
 
 /** The first need that this machine does not meet, in words, or null. */
-function unmetNeed(scenario: Scenario, processes: PlannedProcess[], version: CgroupVersion, caps: Capabilities): string | null {
-  if (scenario.machine.cgroup !== null && scenario.machine.cgroup !== version) return `it needs cgroup v${scenario.machine.cgroup}, and this is cgroup v${version}`;
-  if (!hierarchyOf(caps, version)) return caps.cgroupProblems[version] ?? `cgroup v${version}'s memory controller is not usable here`;
+function unmetNeed(
+  scenario: Scenario,
+  processes: PlannedProcess[],
+  version: CgroupVersion,
+  caps: Capabilities,
+): string | null {
+  if (scenario.machine.cgroup !== null && scenario.machine.cgroup !== version)
+    return `it needs cgroup v${scenario.machine.cgroup}, and this is cgroup v${version}`;
+  if (!hierarchyOf(caps, version))
+    return caps.cgroupProblems[version] ?? `cgroup v${version}'s memory controller is not usable here`;
   if (caps.kmsgProblem !== null) return caps.kmsgProblem;
-  if (scenario.machine.cpus !== null && caps.cpus < scenario.machine.cpus) return `it needs ${scenario.machine.cpus} CPUs, and there are ${caps.cpus}`;
+  if (scenario.machine.cpus !== null && caps.cpus < scenario.machine.cpus)
+    return `it needs ${scenario.machine.cpus} CPUs, and there are ${caps.cpus}`;
   const available = scenario.machine.available;
   if (available !== null && caps.memAvailable < available) {
     return `it needs ${formatBytes(available)} of free memory, and ${formatBytes(mebibytes(caps.memAvailable))} are available`;
   }
   for (const process of processes) {
-    if (process.oomScoreAdj !== null && process.oomScoreAdj < caps.oomScoreAdj && !caps.capabilities.includes("SYS_RESOURCE")) {
+    if (
+      process.oomScoreAdj !== null &&
+      process.oomScoreAdj < caps.oomScoreAdj &&
+      !caps.capabilities.includes("SYS_RESOURCE")
+    ) {
       return `process ${process.name}: lowering oom_score_adj to ${process.oomScoreAdj} needs CAP_SYS_RESOURCE`;
     }
-    if (process.user !== null && process.user.uid !== caps.uid && !caps.capabilities.includes("SETUID")) return `process ${process.name}: running as uid ${process.user.uid} needs CAP_SETUID`;
+    if (process.user !== null && process.user.uid !== caps.uid && !caps.capabilities.includes("SETUID"))
+      return `process ${process.name}: running as uid ${process.user.uid} needs CAP_SETUID`;
   }
   const hugetlb = scenario.processes.reduce((sum, { workload, cgroup }) => {
     if (workload.kind !== "stress") return sum;
     const sizes = workload.stress.memory.filter(({ kind }) => kind === "hugetlb");
     return sum + sizes.reduce((bytes, { size }) => bytes + sizeIn(size, wholeOf(scenario, cgroup, caps)), 0);
   }, 0);
-  if (hugetlb > caps.hugetlbFree) return `it needs ${formatBytes(hugetlb)} of reserved huge pages, and ${formatBytes(caps.hugetlbFree)} are free (vm.nr_hugepages)`;
+  if (hugetlb > caps.hugetlbFree)
+    return `it needs ${formatBytes(hugetlb)} of reserved huge pages, and ${formatBytes(caps.hugetlbFree)} are free (vm.nr_hugepages)`;
   return null;
 }
 
@@ -390,9 +431,12 @@ const mebibytes = (bytes: number): number => Math.floor(bytes / 1048576) * 10485
 
 /** Counters that a cgroup v1 machine cannot tell. */
 function untellable(scenario: Scenario, version: CgroupVersion): string | null {
-  const conditions = scenario.steps.flatMap((step) => (step.do === "wait" && step.until.of === "counters" ? step.until.counters : []));
+  const conditions = scenario.steps.flatMap((step) =>
+    step.do === "wait" && step.until.of === "counters" ? step.until.counters : [],
+  );
   for (const { key } of [...scenario.expect.counters, ...conditions]) {
-    if (version === 1 && !isV1Name(key) && !countersOnV1.some((pattern) => pattern.test(key))) return `cgroup v1 does not tell ${key}`;
+    if (version === 1 && !isV1Name(key) && !countersOnV1.some((pattern) => pattern.test(key)))
+      return `cgroup v1 does not tell ${key}`;
     if (version === 2 && isV1Name(key)) return `${key} is cgroup v1's own, and this is cgroup v2`;
   }
   return null;
@@ -404,7 +448,9 @@ function untellable(scenario: Scenario, version: CgroupVersion): string | null {
  */
 function internalProcess(scenario: Scenario, enabling: Set<string>): string | null {
   const process = scenario.processes.find(({ cgroup }) => cgroup !== null && enabling.has(cgroup));
-  return process ? `cgroup v2 forbids process ${process.name} in ${process.cgroup}, whose children have limits of their own (no internal processes)` : null;
+  return process
+    ? `cgroup v2 forbids process ${process.name} in ${process.cgroup}, whose children have limits of their own (no internal processes)`
+    : null;
 }
 
 /** Lays a scenario out for one machine. Never throws: what cannot run says so in `skip`. */
@@ -427,8 +473,13 @@ export function planScenario(scenario: Scenario, caps: Capabilities, options: Pl
   const enabling = new Set<string>();
   if (version === 2) {
     const controllers = new Set(["memory"]);
-    if (scenario.cgroups.some(({ files }) => files.some(({ file }) => file.startsWith("cpuset.")))) controllers.add("cpuset");
-    const enable = { file: "cgroup.subtree_control", value: [...controllers].map((name) => `+${name}`).join(" "), why: "its children need the controller" };
+    if (scenario.cgroups.some(({ files }) => files.some(({ file }) => file.startsWith("cpuset."))))
+      controllers.add("cpuset");
+    const enable = {
+      file: "cgroup.subtree_control",
+      value: [...controllers].map((name) => `+${name}`).join(" "),
+      why: "its children need the controller",
+    };
     topWrites.push(enable);
     for (const cgroup of cgroups) {
       const children = cgroups.filter((child) => parentOf(child.name) === cgroup.name);
@@ -440,19 +491,25 @@ export function planScenario(scenario: Scenario, caps: Capabilities, options: Pl
   }
   const steps = scenario.steps.map((step): PlannedStep => {
     if (step.do !== "write") return step;
-    const limit = scenario.cgroups.find((spec) => spec.name === step.cgroup)?.files.find(({ file }) => file === "memory.max")?.value;
+    const limit = scenario.cgroups
+      .find((spec) => spec.name === step.cgroup)
+      ?.files.find(({ file }) => file === "memory.max")?.value;
     const { writes, skip } = translate([step], version, caps, limit);
     untranslatable ??= skip === null ? null : `step ${step.file}: ${skip}`;
     return { ...step, writes };
   });
 
   let skip: string | null = null;
-  const own = options.machine === "vm" || options.machine === "container" || options.machine === "kubernetes" ? options.machine : null;
+  const own =
+    options.machine === "vm" || options.machine === "container" || options.machine === "kubernetes"
+      ? options.machine
+      : null;
   const vm = needsVm(scenario, caps, options);
   if (own !== null) skip = `machine ${own} is not part of this build`;
   else if (vm !== null) skip = `it needs a VM of its own, which this build does not make: ${vm}`;
   skip ??= unmetNeed(scenario, processes, version, caps);
-  skip ??= untranslatable ?? untellable(scenario, version) ?? (version === 2 ? internalProcess(scenario, enabling) : null);
+  skip ??=
+    untranslatable ?? untellable(scenario, version) ?? (version === 2 ? internalProcess(scenario, enabling) : null);
   const demand = demandOf(scenario, processes);
   if (skip === null) {
     // What the kernel and everything else needs to stay alive while the scenario is at its peak.
@@ -479,5 +536,27 @@ export function planScenario(scenario: Scenario, caps: Capabilities, options: Pl
 
 /** Whether a cgroup or one below it has a memory or cpuset file to write. */
 function needsController(name: string, cgroups: PlannedCgroup[]): boolean {
-  return cgroups.some((cgroup) => (cgroup.name === name || cgroup.name.startsWith(`${name}/`)) && cgroup.writes.some(({ file }) => !file.startsWith("cgroup.")));
+  return cgroups.some(
+    (cgroup) =>
+      (cgroup.name === name || cgroup.name.startsWith(`${name}/`)) &&
+      cgroup.writes.some(({ file }) => !file.startsWith("cgroup.")),
+  );
+}
+
+/** Whether a value is as compared; "max" is infinite. */
+export function compares(value: number, { op, value: wanted }: Comparison): boolean {
+  switch (op) {
+    case "==":
+      return value === wanted;
+    case "!=":
+      return value !== wanted;
+    case ">":
+      return value > wanted;
+    case ">=":
+      return value >= wanted;
+    case "<":
+      return value < wanted;
+    case "<=":
+      return value <= wanted;
+  }
 }

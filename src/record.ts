@@ -37,19 +37,51 @@ export type RunEventBody =
     }
   | { type: "phase"; phase: "create" | "collect" | "start" | "settle" | "remove" }
   | { type: "cgroup"; cgroup: string; path: string }
-  | { type: "write"; cgroup: string; file: string; value: string; read: string | null; errno: string | null; note: string | null; ms: number }
+  | {
+      type: "write";
+      cgroup: string;
+      file: string;
+      value: string;
+      read: string | null;
+      errno: string | null;
+      note: string | null;
+      ms: number;
+    }
   | { type: "process-start"; process: string; pid: number; cgroup: string | null }
   | { type: "worker"; process: string; report: WorkerReport }
   | { type: "output"; process: string; text: string }
   /** Processes and threads seen in a cgroup whose processes fork. */
   | { type: "procs"; cgroup: string; pids: number[] }
-  | { type: "process-exit"; process: string; pid: number; code: number | null; signal: string | null; coreDumped: boolean; userUs: number; systemUs: number }
-  | { type: "kill"; process: string | null; cgroup: string | null; pid: number; signal: string; why: "step" | "timeout" | "interrupted" | "cleanup" }
+  | {
+      type: "process-exit";
+      process: string;
+      pid: number;
+      code: number | null;
+      signal: string | null;
+      coreDumped: boolean;
+      userUs: number;
+      systemUs: number;
+    }
+  | {
+      type: "kill";
+      process: string | null;
+      cgroup: string | null;
+      pid: number;
+      signal: string;
+      why: "step" | "timeout" | "interrupted" | "cleanup";
+    }
   | { type: "counters"; cgroup: string; moment: SnapshotMoment; counters: Counters }
   | { type: "vmstat"; moment: SnapshotMoment; oomKill: number | null }
   | ({ type: "kmsg" } & Omit<KmsgRecord, "line">)
   | { type: "kmsg-lost"; afterSeq: number | null }
-  | { type: "step"; index: number; do: string; status: "done" | "failed" | "timeout"; detail: string | null; ms: number }
+  | {
+      type: "step";
+      index: number;
+      do: string;
+      status: "done" | "failed" | "timeout";
+      detail: string | null;
+      ms: number;
+    }
   /** The OOM killer came for a cgroup: on v2 memory.events changed, on v1 `count` notifications by its eventfd. */
   | { type: "oom-event"; cgroup: string; file: string; count: number }
   | { type: "timeout"; ms: number }
@@ -82,17 +114,25 @@ export function parseRecords(text: string, file: string): RunEvent[][] {
       if (index === lines.length - 1 && records.length > 0) break;
       throw notARecord(`${where}: expected a JSON object a line, got ${JSON.stringify(line.slice(0, 60))}`);
     }
-    if (typeof event !== "object" || event === null || typeof event.type !== "string" || typeof event.line !== "number") {
+    if (
+      typeof event !== "object" ||
+      event === null ||
+      typeof event.type !== "string" ||
+      typeof event.line !== "number"
+    ) {
       throw notARecord(`${where}: expected an event with "type" and "line", got ${line.slice(0, 60)}`);
     }
     if (event.type === "run") {
       if (event.schemaVersion !== recordSchemaVersion) {
-        throw notARecord(`${where}: expected a record of schemaVersion ${recordSchemaVersion}, got ${String(event.schemaVersion)}`);
+        throw notARecord(
+          `${where}: expected a record of schemaVersion ${recordSchemaVersion}, got ${String(event.schemaVersion)}`,
+        );
       }
       records.push([]);
     }
     const record = records.at(-1);
-    if (!record) throw notARecord(`${where}: expected the record's first event to be of type "run", got "${String(event.type)}"`);
+    if (!record)
+      throw notARecord(`${where}: expected the record's first event to be of type "run", got "${event.type}"`);
     record.push(event);
   }
   if (records.length === 0) throw notARecord(`${file}: the file holds no record`);
@@ -100,4 +140,7 @@ export function parseRecords(text: string, file: string): RunEvent[][] {
 }
 
 const notARecord = (message: string): OomlabError =>
-  new OomlabError("BAD_RECORD", message, { exitCode: 2, hint: "records are the .ndjson files that `oomlab run --output DIR` writes" });
+  new OomlabError("BAD_RECORD", message, {
+    exitCode: 2,
+    hint: "records are the .ndjson files that `oomlab run --output DIR` writes",
+  });

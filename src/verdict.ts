@@ -3,7 +3,7 @@
  * agree on a kill and none may contradict; every check cites lines of the record.
  */
 import { findOomKills, type KmsgRecord, type OomKill } from "./kmsg/index.ts";
-import type { Plan, PlannedProcess } from "./plan.ts";
+import { compares, type Plan, type PlannedProcess } from "./plan.ts";
 import { type Counters, type EventOf, eventsOf, type RunEvent, type WorkerReport } from "./record.ts";
 import { formatBytes } from "./units.ts";
 
@@ -46,7 +46,10 @@ export interface Observed {
   oom: Kind;
   kills: Kill[];
   foreignKills: Kill[];
-  processes: Record<string, { exit: { code: number | null; signal: string | null } | null; maxRss: number | null; touched: number | null }>;
+  processes: Record<
+    string,
+    { exit: { code: number | null; signal: string | null } | null; maxRss: number | null; touched: number | null }
+  >;
   cgroups: Record<string, Record<string, unknown>>;
 }
 
@@ -68,7 +71,8 @@ export interface Verdict {
 }
 
 /** Counters that only grow: judged by how much they grew, all others by the largest value seen. */
-const cumulative = /^(memory\.events|memory\.swap\.events|memory\.failcnt|memory\.memsw\.failcnt|memory\.oom_control\.oom_kill$|memory\.stat\.(pg|total_pg|workingset|thp_|zswp))/;
+const cumulative =
+  /^(memory\.events|memory\.swap\.events|memory\.failcnt|memory\.memsw\.failcnt|memory\.oom_control\.oom_kill$|memory\.stat\.(pg|total_pg|workingset|thp_|zswp))/;
 
 /** Judges a record. Never throws on a record that parseRecords accepted. */
 export function judge(events: readonly RunEvent[]): Verdict {
@@ -79,10 +83,22 @@ export function judge(events: readonly RunEvent[]): Verdict {
 
 /** A verdict for a plan that was not run. */
 export function skippedVerdict(plan: Plan, kernel: string | null): Verdict {
-  return { ...identity(plan, kernel), status: "skipped", reason: plan.skip, durationMs: 0, checks: [], observed: null, kernelLog: [], notes: [] };
+  return {
+    ...identity(plan, kernel),
+    status: "skipped",
+    reason: plan.skip,
+    durationMs: 0,
+    checks: [],
+    observed: null,
+    kernelLog: [],
+    notes: [],
+  };
 }
 
-const identity = (plan: Plan, kernel: string | null): Pick<Verdict, "name" | "file" | "machine" | "cgroupVersion" | "kernel"> => ({
+const identity = (
+  plan: Plan,
+  kernel: string | null,
+): Pick<Verdict, "name" | "file" | "machine" | "cgroupVersion" | "kernel"> => ({
   name: plan.name,
   file: plan.file,
   machine: plan.machine,
@@ -134,7 +150,8 @@ class Judge {
       case "procs": {
         // What a command forked: its own when it is the only process in that cgroup.
         const inside = this.#plan.processes.filter(({ cgroup }) => cgroup === event.cgroup);
-        if (inside.length === 1 && inside[0]) for (const pid of event.pids) if (!this.#pids.has(pid)) this.#pids.set(pid, inside[0].name);
+        if (inside.length === 1 && inside[0])
+          for (const pid of event.pids) if (!this.#pids.has(pid)) this.#pids.set(pid, inside[0].name);
         break;
       }
       case "process-exit":
@@ -156,7 +173,11 @@ class Judge {
   verdict(): Verdict {
     const { kills, foreign, checks: killChecks } = this.#kills();
     const durationMs = eventsOf(this.#events, "end")[0]?.durationMs ?? null;
-    const base = { ...identity(this.#plan, this.#run.capabilities?.kernel ?? null), durationMs, kernelLog: this.#kernelLog() };
+    const base = {
+      ...identity(this.#plan, this.#run.capabilities?.kernel ?? null),
+      durationMs,
+      kernelLog: this.#kernelLog(),
+    };
     const observed: Observed = {
       oom: kills[0]?.kind ?? this.#withoutKill(),
       kills,
@@ -169,8 +190,15 @@ class Judge {
     const checks = [...this.#expectations(kills), ...killChecks, ...this.#workloads(kills)];
     const timeout = eventsOf(this.#events, "timeout")[0];
     if (timeout) this.#notes.push(`it was ended by its timeout of ${timeout.ms} ms`);
-    for (const event of eventsOf(this.#events, "write")) if (event.note) this.#notes.push(`${event.file} of ${event.cgroup || "the run's cgroup"}: ${event.value} written, ${event.note}`);
-    if (this.#evidence.suppressed > 0) this.#notes.push(`the kernel's rate limit took the head of ${this.#evidence.suppressed} OOM report(s) (callbacks suppressed)`);
+    for (const event of eventsOf(this.#events, "write"))
+      if (event.note)
+        this.#notes.push(
+          `${event.file} of ${event.cgroup || "the run's cgroup"}: ${event.value} written, ${event.note}`,
+        );
+    if (this.#evidence.suppressed > 0)
+      this.#notes.push(
+        `the kernel's rate limit took the head of ${this.#evidence.suppressed} OOM report(s) (callbacks suppressed)`,
+      );
 
     let status: Status;
     let reason: string | null = null;
@@ -211,7 +239,15 @@ class Judge {
   }
 
   #kills(): { kills: Kill[]; foreign: Kill[]; checks: Check[] } {
-    const records = this.#kmsg.map((event): KmsgRecord => ({ seq: event.seq, timeUs: event.timeUs, facility: event.facility, level: event.level, caller: event.caller, text: event.text, line: event.line }));
+    const records = this.#kmsg.map((event): KmsgRecord => ({
+      seq: event.seq,
+      timeUs: event.timeUs,
+      facility: event.facility,
+      level: event.level,
+      caller: event.caller,
+      text: event.text,
+      line: event.line,
+    }));
     const scan = findOomKills(records);
     this.#evidence.suppressed = scan.suppressed;
     const kills: Kill[] = [];
@@ -221,7 +257,9 @@ class Judge {
     for (const kill of scan.kills) {
       const ours = this.#isOurs(kill);
       const process = ours ? this.#processOf(kill) : null;
-      const cgroup = this.#scenarioCgroup(kill.taskMemcg) ?? (process === null ? null : (this.#plan.processes.find(({ name }) => name === process)?.cgroup ?? null));
+      const cgroup =
+        this.#scenarioCgroup(kill.taskMemcg) ??
+        (process === null ? null : (this.#plan.processes.find(({ name }) => name === process)?.cgroup ?? null));
       const told: Kill = {
         kind: kill.kind,
         constraint: kill.constraint,
@@ -255,7 +293,13 @@ class Judge {
       kills.push(told);
       const contradiction = this.#contradiction(told, delta?.count, exit);
       if (contradiction !== null) {
-        checks.push({ name: "evidence", expected: "two witnesses agree on each kill and none contradicts", actual: contradiction, status: "inconclusive", evidence: told.evidence });
+        checks.push({
+          name: "evidence",
+          expected: "two witnesses agree on each kill and none contradicts",
+          actual: contradiction,
+          status: "inconclusive",
+          evidence: told.evidence,
+        });
       }
     }
     checks.push(...this.#uncounted(kills, deltas));
@@ -284,7 +328,8 @@ class Judge {
     const exit = this.#exits.get(process);
     if (exit?.pid === pid) return exit;
     for (const event of eventsOf(this.#events, "worker")) {
-      if (event.report.type === "child-end" && event.report.child === pid) return { signal: event.report.signal, code: event.report.code, line: event.line };
+      if (event.report.type === "child-end" && event.report.child === pid)
+        return { signal: event.report.signal, code: event.report.code, line: event.line };
     }
     return undefined;
   }
@@ -312,16 +357,31 @@ class Judge {
   /** Limited cgroups at and above one whose own limit was hit, by counters and notifications. */
   #limitsHit(cgroup: string): { cgroup: string; line: number }[] {
     const chain: string[] = [];
-    for (let name: string | null = cgroup; name !== null && name !== ""; name = name.includes("/") ? name.slice(0, name.lastIndexOf("/")) : null) chain.push(name);
-    if (this.#plan.cgroupVersion === 2) return chain.flatMap((name) => ((this.#growth(name, "memory.events.local.oom") ?? 0) > 0 ? [{ cgroup: name, line: this.#final.get(name)?.line ?? 0 }] : []));
+    for (
+      let name: string | null = cgroup;
+      name !== null && name !== "";
+      name = name.includes("/") ? name.slice(0, name.lastIndexOf("/")) : null
+    )
+      chain.push(name);
+    if (this.#plan.cgroupVersion === 2)
+      return chain.flatMap((name) =>
+        (this.#growth(name, "memory.events.local.oom") ?? 0) > 0
+          ? [{ cgroup: name, line: this.#final.get(name)?.line ?? 0 }]
+          : [],
+      );
     // v1 notifies the cgroup that hit its limit and all below it (mm/memcontrol-v1.c mem_cgroup_oom_notify): what the
     // parent was not told of was the child's own.
-    const told = (name: string): EventOf<"oom-event">[] => eventsOf(this.#events, "oom-event").filter((event) => event.cgroup === name);
+    const told = (name: string): EventOf<"oom-event">[] =>
+      eventsOf(this.#events, "oom-event").filter((event) => event.cgroup === name);
     const count = (name: string): number => told(name).reduce((sum, event) => sum + event.count, 0);
     return chain.flatMap((name, index) => {
       const parent = chain[index + 1] ?? "";
       const limited = this.#final.get(name)?.counters["memory.max"] !== "max";
-      return limited && count(name) > count(parent) ? told(name).slice(0, 1).map(({ line }) => ({ cgroup: name, line })) : [];
+      return limited && count(name) > count(parent)
+        ? told(name)
+            .slice(0, 1)
+            .map(({ line }) => ({ cgroup: name, line }))
+        : [];
     });
   }
 
@@ -346,7 +406,9 @@ class Judge {
     const all = this.#growth(cgroup, "memory.events.oom_kill");
     if (all === null) return null;
     const prefix = cgroup === "" ? "" : `${cgroup}/`;
-    const children = [...this.#final.keys()].filter((name) => name !== cgroup && name.startsWith(prefix) && !name.slice(prefix.length).includes("/"));
+    const children = [...this.#final.keys()].filter(
+      (name) => name !== cgroup && name.startsWith(prefix) && !name.slice(prefix.length).includes("/"),
+    );
     return children.reduce((rest, child) => rest - (this.#growth(child, "memory.events.oom_kill") ?? 0), all);
   }
 
@@ -356,10 +418,15 @@ class Judge {
     return deltas.length === 0 ? null : deltas.reduce((sum, { count }) => sum + count, 0);
   }
 
-  #contradiction(kill: Kill, counted: number | undefined, exit: { signal: string | null; code: number | null } | undefined): string | null {
+  #contradiction(
+    kill: Kill,
+    counted: number | undefined,
+    exit: { signal: string | null; code: number | null } | undefined,
+  ): string | null {
     const who = `pid ${kill.victim.pid}`;
     if (counted === 0) return `the kernel log says that ${who} was killed, its cgroup's oom_kill counter did not grow`;
-    if (exit && exit.signal !== "SIGKILL") return `the kernel log says that ${who} was killed, and it ended with ${exit.signal ?? `status ${exit.code}`}`;
+    if (exit && exit.signal !== "SIGKILL")
+      return `the kernel log says that ${who} was killed, and it ended with ${exit.signal ?? `status ${exit.code}`}`;
     if (kill.witnesses.length < 2) return `only the kernel log says that ${who} was killed`;
     return null;
   }
@@ -368,7 +435,12 @@ class Judge {
   #uncounted(kills: Kill[], deltas: Map<string, { count: number; line: number }>): Check[] {
     const checks: Check[] = [];
     for (const [cgroup, { count, line }] of deltas) {
-      const here = kills.filter((kill) => (this.#scenarioCgroup(kill.taskMemcg) ?? this.#plan.processes.find(({ name }) => name === kill.process)?.cgroup ?? "") === cgroup);
+      const here = kills.filter(
+        (kill) =>
+          (this.#scenarioCgroup(kill.taskMemcg) ??
+            this.#plan.processes.find(({ name }) => name === kill.process)?.cgroup ??
+            "") === cgroup,
+      );
       const groups = here.filter(({ group }) => group).length;
       if (count <= here.length + groups) continue;
       checks.push({
@@ -398,27 +470,72 @@ class Judge {
     const lines = kills.flatMap(({ evidence }) => evidence);
     const absence = this.#absence();
     if (expect.oom !== null) checks.push(this.#kindCheck(expect.oom, kills, absence));
-    if (expect.limit !== null) checks.push(this.#each("limit", expect.limit, kills, (kill) => kill.limit, (kill) => kill.limit ?? (kill.oomMemcg === null ? null : kill.oomMemcg), absence));
-    if (expect.trigger !== null) checks.push(this.#each("trigger", expect.trigger, kills, (kill) => (kill.trigger === "unknown" ? null : kill.trigger), (kill) => kill.trigger, absence));
+    if (expect.limit !== null)
+      checks.push(
+        this.#each(
+          "limit",
+          expect.limit,
+          kills,
+          (kill) => kill.limit,
+          (kill) => kill.limit ?? (kill.oomMemcg === null ? null : kill.oomMemcg),
+          absence,
+        ),
+      );
+    if (expect.trigger !== null)
+      checks.push(
+        this.#each(
+          "trigger",
+          expect.trigger,
+          kills,
+          (kill) => (kill.trigger === "unknown" ? null : kill.trigger),
+          (kill) => kill.trigger,
+          absence,
+        ),
+      );
     if (expect.victims !== null) {
-      const wanted = [...new Set(expect.victims)].sort();
-      const got = [...new Set(kills.map(({ process, victim }) => process ?? `${victim.comm} (pid ${victim.pid}, of no process of the scenario)`))].sort();
+      const wanted = [...new Set(expect.victims)].toSorted();
+      const got = [
+        ...new Set(
+          kills.map(
+            ({ process, victim }) => process ?? `${victim.comm} (pid ${victim.pid}, of no process of the scenario)`,
+          ),
+        ),
+      ].toSorted();
       const same = JSON.stringify(wanted) === JSON.stringify(got);
       const missing = wanted.some((name) => !got.includes(name));
-      checks.push({ name: "victims", expected: wanted, actual: got, status: same ? (got.length === 0 ? absence.status : "passed") : missing && got.length === 0 && absence.status !== "passed" ? "inconclusive" : "failed", evidence: lines.length > 0 ? lines : absence.evidence });
+      checks.push({
+        name: "victims",
+        expected: wanted,
+        actual: got,
+        status: same
+          ? got.length === 0
+            ? absence.status
+            : "passed"
+          : missing && got.length === 0 && absence.status !== "passed"
+            ? "inconclusive"
+            : "failed",
+        evidence: lines.length > 0 ? lines : absence.evidence,
+      });
     }
     for (const name of expect.survivors ?? []) {
       const exit = this.#exits.get(name);
       const killed = kills.find(({ process }) => process === name);
       const ours = exit ? this.#ourKills.get(exit.pid) : undefined;
       const alive = !killed && (exit === undefined || exit.code === 0 || (ours !== undefined && ours.why !== "step"));
-      checks.push({ name: `survivors.${name}`, expected: "alive", actual: killed ? "killed by the OOM killer" : alive ? "alive" : `ended with ${describeExit(exit)}`, status: alive ? "passed" : "failed", evidence: killed?.evidence ?? (exit ? [exit.line] : []) });
+      checks.push({
+        name: `survivors.${name}`,
+        expected: "alive",
+        actual: killed ? "killed by the OOM killer" : alive ? "alive" : `ended with ${describeExit(exit)}`,
+        status: alive ? "passed" : "failed",
+        evidence: killed?.evidence ?? (exit ? [exit.line] : []),
+      });
     }
     for (const { process, exit: wanted } of expect.exit) {
       const exit = this.#exits.get(process);
       const ours = exit ? this.#ourKills.get(exit.pid) : undefined;
       const actual = exit === undefined ? null : (exit.signal ?? exit.code);
-      const byUs = ours !== undefined && ours.why !== "step" && ours.line < (exit?.line ?? 0) && exit?.signal === "SIGKILL";
+      const byUs =
+        ours !== undefined && ours.why !== "step" && ours.line < (exit?.line ?? 0) && exit?.signal === "SIGKILL";
       checks.push({
         name: `exit.${process}`,
         expected: wanted,
@@ -430,22 +547,67 @@ class Judge {
     for (const { cgroup, key, compare } of expect.counters) checks.push(this.#counterCheck(cgroup, key, compare));
     for (const { pattern } of expect.log) {
       const found = this.#kmsg.filter(({ facility, text }) => facility === 0 && new RegExp(pattern).test(text));
-      checks.push({ name: "log", expected: `/${pattern}/`, actual: found[0]?.text ?? null, status: found.length > 0 ? "passed" : this.#evidence.logComplete ? "failed" : "inconclusive", evidence: found.length > 0 ? found.map(({ line }) => line) : this.#evidence.gaps });
+      checks.push({
+        name: "log",
+        expected: `/${pattern}/`,
+        actual: found[0]?.text ?? null,
+        status: found.length > 0 ? "passed" : this.#evidence.logComplete ? "failed" : "inconclusive",
+        evidence: found.length > 0 ? found.map(({ line }) => line) : this.#evidence.gaps,
+      });
     }
-    if (expect.panic !== null) checks.push({ name: "panic", expected: expect.panic, actual: false, status: expect.panic ? "failed" : "passed", evidence: [] });
+    if (expect.panic !== null)
+      checks.push({
+        name: "panic",
+        expected: expect.panic,
+        actual: false,
+        status: expect.panic ? "failed" : "passed",
+        evidence: [],
+      });
     if (expect.withinMs !== null) {
       const at = kills.map(({ atMs }) => atMs).filter((ms) => ms !== null);
       const first = at.length > 0 ? Math.min(...at) : null;
-      checks.push({ name: "within", expected: `${expect.withinMs} ms`, actual: first === null ? null : `${first} ms`, status: first !== null ? (first <= expect.withinMs ? "passed" : "failed") : kills.length > 0 ? "inconclusive" : absence.status === "passed" ? "failed" : "inconclusive", evidence: lines });
+      checks.push({
+        name: "within",
+        expected: `${expect.withinMs} ms`,
+        actual: first === null ? null : `${first} ms`,
+        status:
+          first !== null
+            ? first <= expect.withinMs
+              ? "passed"
+              : "failed"
+            : kills.length > 0
+              ? "inconclusive"
+              : absence.status === "passed"
+                ? "failed"
+                : "inconclusive",
+        evidence: lines,
+      });
     }
     for (const event of eventsOf(this.#events, "step")) {
       if (event.status === "done") continue;
-      checks.push({ name: `step ${event.index + 1} (${event.do})`, expected: "done", actual: event.detail, status: "failed", evidence: [event.line] });
+      checks.push({
+        name: `step ${event.index + 1} (${event.do})`,
+        expected: "done",
+        actual: event.detail,
+        status: "failed",
+        evidence: [event.line],
+      });
     }
     const named = expect.victims;
-    const others = named === null ? (expect.oom === "none" || expect.oom === null ? kills : kills.filter(({ kind }) => kind !== expect.oom && kind !== "unknown")) : [];
+    const others =
+      named === null
+        ? expect.oom === "none" || expect.oom === null
+          ? kills
+          : kills.filter(({ kind }) => kind !== expect.oom && kind !== "unknown")
+        : [];
     if (expect.oom !== "none" && others.length > 0) {
-      checks.push({ name: "other OOM kills", expected: "none", actual: others.map(describeKill), status: "failed", evidence: others.flatMap(({ evidence }) => evidence) });
+      checks.push({
+        name: "other OOM kills",
+        expected: "none",
+        actual: others.map(describeKill),
+        status: "failed",
+        evidence: others.flatMap(({ evidence }) => evidence),
+      });
     }
     return checks;
   }
@@ -469,7 +631,13 @@ class Judge {
     const evidence = kills.flatMap((kill) => kill.evidence);
     if (kills.length === 0) {
       const status = absence.status === "inconclusive" ? "inconclusive" : expected === "none" ? "passed" : "failed";
-      return { name: "oom", expected, actual: absence.status === "passed" ? "none" : "unknown", status, evidence: absence.evidence };
+      return {
+        name: "oom",
+        expected,
+        actual: absence.status === "passed" ? "none" : "unknown",
+        status,
+        evidence: absence.evidence,
+      };
     }
     const kinds = [...new Set(kills.map(({ kind }) => kind))];
     const actual = kinds.length === 1 ? kinds[0] : kinds;
@@ -480,8 +648,23 @@ class Judge {
   }
 
   /** A property that each of our kills must have. */
-  #each(name: string, expected: string, kills: Kill[], get: (kill: Kill) => string | null, show: (kill: Kill) => string | null, absence: { status: "passed" | "inconclusive"; evidence: number[] }): Check {
-    if (kills.length === 0) return { name, expected, actual: null, status: absence.status === "passed" ? "failed" : "inconclusive", evidence: absence.evidence, note: "no OOM kill happened" };
+  #each(
+    name: string,
+    expected: string,
+    kills: Kill[],
+    get: (kill: Kill) => string | null,
+    show: (kill: Kill) => string | null,
+    absence: { status: "passed" | "inconclusive"; evidence: number[] },
+  ): Check {
+    if (kills.length === 0)
+      return {
+        name,
+        expected,
+        actual: null,
+        status: absence.status === "passed" ? "failed" : "inconclusive",
+        evidence: absence.evidence,
+        note: "no OOM kill happened",
+      };
     const evidence = kills.flatMap((kill) => kill.evidence);
     const wrong = kills.find((kill) => get(kill) !== expected && show(kill) !== null && show(kill) !== "unknown");
     const open = kills.find((kill) => get(kill) === null);
@@ -492,24 +675,48 @@ class Judge {
 
   #counterCheck(cgroup: string, key: string, compare: Plan["expect"]["counters"][number]["compare"]): Check {
     const name = `counters.${cgroup}.${key}`;
-    const all = eventsOf(this.#events, "counters").filter((event) => event.cgroup === cgroup && event.counters[key] !== undefined);
+    const all = eventsOf(this.#events, "counters").filter(
+      (event) => event.cgroup === cgroup && event.counters[key] !== undefined,
+    );
     const number = (event: EventOf<"counters">): number => {
       const value = event.counters[key];
       return value === "max" ? Number.POSITIVE_INFINITY : (value ?? Number.NaN);
     };
     const last = this.#final.get(cgroup);
-    if (all.length === 0) return { name, expected: compare.text, actual: null, status: "inconclusive", evidence: last ? [last.line] : [], note: `this kernel does not tell ${key}` };
+    if (all.length === 0)
+      return {
+        name,
+        expected: compare.text,
+        actual: null,
+        status: "inconclusive",
+        evidence: last ? [last.line] : [],
+        note: `this kernel does not tell ${key}`,
+      };
     let value: number;
     let line: number;
     if (cumulative.test(key)) {
       const growth = this.#growth(cgroup, key);
-      if (growth === null || !last) return { name, expected: compare.text, actual: null, status: "inconclusive", evidence: all.map((event) => event.line), note: "it was not read at the end" };
+      if (growth === null || !last)
+        return {
+          name,
+          expected: compare.text,
+          actual: null,
+          status: "inconclusive",
+          evidence: all.map((event) => event.line),
+          note: "it was not read at the end",
+        };
       [value, line] = [growth, last.line];
     } else {
       const largest = all.reduce((best, event) => (number(event) > number(best) ? event : best));
       [value, line] = [number(largest), largest.line];
     }
-    return { name, expected: compare.text, actual: Number.isFinite(value) ? value : "max", status: holds(value, compare.op, compare.value) ? "passed" : "failed", evidence: [line] };
+    return {
+      name,
+      expected: compare.text,
+      actual: Number.isFinite(value) ? value : "max",
+      status: compares(value, compare) ? "passed" : "failed",
+      evidence: [line],
+    };
   }
 
   // workloads ------------------------------------------------------------------------------------------------------
@@ -533,7 +740,12 @@ class Judge {
       if (kills.some((kill) => kill.process === process.name)) continue;
       const detail = this.#earlyEnd(process, exit, error);
       if (detail === null) continue;
-      const stated = this.#plan.expect.exit.some((wanted) => wanted.process === process.name && exit !== undefined && (wanted.exit === exit.signal || wanted.exit === exit.code));
+      const stated = this.#plan.expect.exit.some(
+        (wanted) =>
+          wanted.process === process.name &&
+          exit !== undefined &&
+          (wanted.exit === exit.signal || wanted.exit === exit.code),
+      );
       checks.push({
         name: `workload.${process.name}`,
         expected: `${formatBytes(process.bytes)} touched`,
@@ -545,12 +757,24 @@ class Judge {
     return checks;
   }
 
-  #earlyEnd(process: PlannedProcess, exit: EventOf<"process-exit"> | undefined, error: { line: number; report: WorkerReport } | undefined): { text: string; lines: number[] } | null {
-    const reached = Math.max(0, ...this.#reportsOf(process.name).map(({ report }) => ("touched" in report && typeof report.touched === "number" ? report.touched : 0)));
+  #earlyEnd(
+    process: PlannedProcess,
+    exit: EventOf<"process-exit"> | undefined,
+    error: { line: number; report: WorkerReport } | undefined,
+  ): { text: string; lines: number[] } | null {
+    const reached = Math.max(
+      0,
+      ...this.#reportsOf(process.name).map(({ report }) =>
+        "touched" in report && typeof report.touched === "number" ? report.touched : 0,
+      ),
+    );
     const after = `after ${formatBytes(reached)}`;
     if (error?.report.type === "error") {
       const { op, errno, message } = error.report;
-      return { text: `${op} failed ${after}: ${errno ?? message ?? "unknown error"}${errno === "ENOMEM" ? " (no OOM kill)" : ""}`, lines: exit ? [error.line, exit.line] : [error.line] };
+      return {
+        text: `${op} failed ${after}: ${errno ?? message ?? "unknown error"}${errno === "ENOMEM" ? " (no OOM kill)" : ""}`,
+        lines: exit ? [error.line, exit.line] : [error.line],
+      };
     }
     if (!exit) return null;
     const ours = this.#ourKills.get(exit.pid);
@@ -558,14 +782,27 @@ class Judge {
     if (ours && ours.line < exit.line) return null;
     const output = eventsOf(this.#events, "output").filter((event) => event.process === process.name);
     const heap = output.find(({ text }) => /JavaScript heap out of memory/.test(text));
-    if (heap) return { text: `V8's own heap limit ended it ${after} (${describeExit(exit)}): no OOM kill`, lines: [heap.line, exit.line] };
+    if (heap)
+      return {
+        text: `V8's own heap limit ended it ${after} (${describeExit(exit)}): no OOM kill`,
+        lines: [heap.line, exit.line],
+      };
     if (exit.signal === "SIGKILL") {
       const killers = this.#run.capabilities?.oomKillers ?? [];
       const who = killers.length > 0 ? `; ${killers.join(" and ")} runs on this machine and may have sent it` : "";
-      return { text: `killed ${after} by a SIGKILL that no kernel record or counter explains${who}`, lines: [exit.line, this.#run.line] };
+      return {
+        text: `killed ${after} by a SIGKILL that no kernel record or counter explains${who}`,
+        lines: [exit.line, this.#run.line],
+      };
     }
-    const words = output.map(({ text }) => text.trim()).join(" ").slice(-200);
-    return { text: `ended ${after} with ${describeExit(exit)}${words === "" ? "" : `: ${words}`}`, lines: [exit.line, ...output.map(({ line }) => line)] };
+    const words = output
+      .map(({ text }) => text.trim())
+      .join(" ")
+      .slice(-200);
+    return {
+      text: `ended ${after} with ${describeExit(exit)}${words === "" ? "" : `: ${words}`}`,
+      lines: [exit.line, ...output.map(({ line }) => line)],
+    };
   }
 
   // observed -------------------------------------------------------------------------------------------------------
@@ -585,7 +822,11 @@ class Judge {
         if (process !== name || victim.anonRss === null) continue;
         sizes.push(victim.anonRss + (victim.fileRss ?? 0) + (victim.shmemRss ?? 0));
       }
-      all[name] = { exit: exit ? { code: exit.code, signal: exit.signal } : null, maxRss: sizes.length > 0 ? Math.max(...sizes) : null, touched };
+      all[name] = {
+        exit: exit ? { code: exit.code, signal: exit.signal } : null,
+        maxRss: sizes.length > 0 ? Math.max(...sizes) : null,
+        touched,
+      };
     }
     return all;
   }
@@ -598,9 +839,12 @@ class Judge {
       if (!last) continue;
       const shown: Record<string, unknown> = {};
       for (const [key, value] of Object.entries(last.counters)) {
-        const grouped = /^(memory\.events\.local|memory\.events|memory\.swap\.events|memory\.stat|memory\.oom_control|memory\.pressure\.(?:some|full)|cgroup\.events)\.(.+)$/.exec(key);
+        const grouped =
+          /^(memory\.events\.local|memory\.events|memory\.swap\.events|memory\.stat|memory\.oom_control|memory\.pressure\.(?:some|full)|cgroup\.events)\.(.+)$/.exec(
+            key,
+          );
         if (!grouped?.[1] || !grouped[2]) shown[key] = value;
-        else (shown[grouped[1]] ??= {} as Record<string, unknown>), ((shown[grouped[1]] as Record<string, unknown>)[grouped[2]] = value);
+        else shown[grouped[1]] = { ...(shown[grouped[1]] as object), [grouped[2]]: value };
       }
       const peak = this.#peak(name);
       if (shown["memory.peak"] === undefined) shown["memory.peak"] = peak;
@@ -618,33 +862,27 @@ class Judge {
   }
 
   #kernelLog(): string[] {
-    return this.#kmsg.filter(({ facility }) => facility === 0).map(({ timeUs, text }) => `${timeUs === null ? "" : `[${(timeUs / 1e6).toFixed(6).padStart(12)}] `}${text}`);
+    return this.#kmsg
+      .filter(({ facility }) => facility === 0)
+      .map(({ timeUs, text }) => `${timeUs === null ? "" : `[${(timeUs / 1e6).toFixed(6).padStart(12)}] `}${text}`);
   }
 }
 
-function holds(value: number, op: string, wanted: number): boolean {
-  switch (op) {
-    case "==":
-      return value === wanted;
-    case "!=":
-      return value !== wanted;
-    case ">":
-      return value > wanted;
-    case ">=":
-      return value >= wanted;
-    case "<":
-      return value < wanted;
-    default:
-      return value <= wanted;
-  }
-}
+const describeExit = (exit: { code: number | null; signal: string | null } | undefined): string =>
+  exit === undefined ? "nothing" : (exit.signal ?? `status ${exit.code}`);
 
-const describeExit = (exit: { code: number | null; signal: string | null } | undefined): string => (exit === undefined ? "nothing" : (exit.signal ?? `status ${exit.code}`));
-
-const describeKill = ({ kind, victim, process }: Kill): string => `${kind}: ${process ?? victim.comm} (pid ${victim.pid})`;
+const describeKill = ({ kind, victim, process }: Kill): string =>
+  `${kind}: ${process ?? victim.comm} (pid ${victim.pid})`;
 
 /** A check as one sentence. */
 function sentence({ name, expected, actual, note }: Check): string {
-  const show = (value: unknown): string => (value === null ? "nothing" : typeof value === "string" ? value : Array.isArray(value) && value.length === 0 ? "none" : JSON.stringify(value));
+  const show = (value: unknown): string =>
+    value === null
+      ? "nothing"
+      : typeof value === "string"
+        ? value
+        : Array.isArray(value) && value.length === 0
+          ? "none"
+          : JSON.stringify(value);
   return `${name}: expected ${show(expected)}, got ${show(actual)}${note === undefined ? "" : ` (${note})`}`;
 }

@@ -20,7 +20,10 @@ const chunk = 1 << 20;
 const kept: unknown[] = [];
 
 const tell = (report: Record<string, unknown>): void => {
-  writeSync(reportFd, `${JSON.stringify({ ...report, pid: process.pid, t: Math.round(Number(process.hrtime.bigint()) / 1000) })}\n`);
+  writeSync(
+    reportFd,
+    `${JSON.stringify({ ...report, pid: process.pid, t: Math.round(Number(process.hrtime.bigint()) / 1000) })}\n`,
+  );
 };
 
 function memory(): { rss: number; hwm: number } {

@@ -1,10 +1,25 @@
 /** cgroup v1 (Documentation/admin-guide/cgroup-v1/memory.rst): its counters told in cgroup v2's names. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { type CgroupDriver, type Counters, flatKeyed, makeDirectory, openFiles, readControl, readProcs, removeDirectory, singleValue, writeControl } from "./index.ts";
+import type { CgroupDriver, Counters } from "./driver.ts";
+import {
+  flatKeyed,
+  makeDirectory,
+  openFiles,
+  readControl,
+  readProcs,
+  removeDirectory,
+  singleValue,
+  writeControl,
+} from "./files.ts";
 
 /** memory.stat of v1 names that mean what v2 calls otherwise. */
-const statNames: Record<string, string> = { rss: "anon", cache: "file", rss_huge: "anon_thp", mapped_file: "file_mapped" };
+const statNames: Record<string, string> = {
+  rss: "anon",
+  cache: "file",
+  rss_huge: "anon_thp",
+  mapped_file: "file_mapped",
+};
 
 export function driverV1(memoryRoot: string, cpusetRoot: string | null): CgroupDriver {
   const files = openFiles(memoryRoot);
@@ -41,7 +56,8 @@ export function driverV1(memoryRoot: string, cpusetRoot: string | null): CgroupD
       makeDirectory(join(cpusetRoot, name));
       // A v1 cpuset starts empty, and no task may enter an empty one.
       for (const file of ["cpuset.cpus", "cpuset.mems"]) {
-        if (readControl(join(cpusetRoot, name, file)).trim() === "") writeControl(join(cpusetRoot, name, file), readControl(join(cpusetRoot, name, "..", file)).trim());
+        if (readControl(join(cpusetRoot, name, file)).trim() === "")
+          writeControl(join(cpusetRoot, name, file), readControl(join(cpusetRoot, name, "..", file)).trim());
       }
     },
     remove(name) {
@@ -66,7 +82,8 @@ export function driverV1(memoryRoot: string, cpusetRoot: string | null): CgroupD
       const current = value(name, "memory.usage_in_bytes");
       if (current !== undefined) counters["memory.current"] = current;
       const both = value(name, "memory.memsw.usage_in_bytes");
-      if (typeof both === "number" && typeof current === "number") counters["memory.swap.current"] = Math.max(0, both - current);
+      if (typeof both === "number" && typeof current === "number")
+        counters["memory.swap.current"] = Math.max(0, both - current);
       return counters;
     },
     counters(name) {
@@ -96,7 +113,9 @@ export function driverV1(memoryRoot: string, cpusetRoot: string | null): CgroupD
       }
       // v2's memory.events counts descendants in; memory.events.local does not (mm/memcontrol.c memcg_memory_event).
       const own = counters;
-      const below = [...names].filter((other) => name === "" ? other !== "" : other.startsWith(`${name}/`)).map(local);
+      const below = [...names]
+        .filter((other) => (name === "" ? other !== "" : other.startsWith(`${name}/`)))
+        .map(local);
       const sum = (key: string, of: Counters): number => (typeof of[key] === "number" ? of[key] : 0);
       const total = (key: string): number => below.reduce((all, child) => all + sum(key, child), sum(key, own));
       if (typeof own["memory.oom_control.oom_kill"] === "number") {
@@ -115,10 +134,13 @@ export function driverV1(memoryRoot: string, cpusetRoot: string | null): CgroupD
       return counters;
     },
     placement: (name) => ({
-      cgroupProcs: [memoryRoot, cpusetRoot].filter((root) => root !== null).map((root) => join(root, name, "cgroup.procs")),
+      cgroupProcs: [memoryRoot, cpusetRoot]
+        .filter((root) => root !== null)
+        .map((root) => join(root, name, "cgroup.procs")),
     }),
     attach(name, pid) {
-      for (const root of [memoryRoot, cpusetRoot]) if (root !== null) writeControl(join(root, name, "cgroup.procs"), String(pid));
+      for (const root of [memoryRoot, cpusetRoot])
+        if (root !== null) writeControl(join(root, name, "cgroup.procs"), String(pid));
     },
     kill: () => false,
     close: () => files.close(),

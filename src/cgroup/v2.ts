@@ -1,10 +1,28 @@
 /** cgroup v2 (Documentation/admin-guide/cgroup-v2.rst). */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { type CgroupDriver, type Counters, flatKeyed, makeDirectory, openFiles, pressure, readControl, readProcs, removeDirectory, singleValue, writeControl } from "./index.ts";
+import type { CgroupDriver, Counters } from "./driver.ts";
+import {
+  flatKeyed,
+  makeDirectory,
+  openFiles,
+  pressure,
+  readControl,
+  readProcs,
+  removeDirectory,
+  singleValue,
+  writeControl,
+} from "./files.ts";
 
 const keyed = ["memory.events", "memory.events.local", "memory.swap.events", "memory.stat", "cgroup.events"];
-const single = ["memory.current", "memory.peak", "memory.max", "memory.swap.current", "memory.swap.peak", "memory.zswap.current"];
+const single = [
+  "memory.current",
+  "memory.peak",
+  "memory.max",
+  "memory.swap.current",
+  "memory.swap.peak",
+  "memory.zswap.current",
+];
 
 export function driverV2(root: string): CgroupDriver {
   const files = openFiles(root);
@@ -29,7 +47,8 @@ export function driverV2(root: string): CgroupDriver {
     },
     write(name, file, text) {
       // Each controller in a write of its own: one that cannot be had must not take the others along.
-      for (const part of file === "cgroup.subtree_control" ? text.split(" ") : [text]) writeControl(join(root, name, file), part);
+      for (const part of file === "cgroup.subtree_control" ? text.split(" ") : [text])
+        writeControl(join(root, name, file), part);
       try {
         return readControl(join(root, name, file)).trim();
       } catch {

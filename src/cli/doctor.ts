@@ -41,7 +41,16 @@ function native(): Finding {
 }
 
 async function host(): Promise<Finding[]> {
-  if (process.platform !== "linux") return [{ name: "Linux", ok: false, detail: `this is ${process.platform}`, hint: "oomlab runs scenarios on Linux; `oomlab explain` works everywhere", needed: true }];
+  if (process.platform !== "linux")
+    return [
+      {
+        name: "Linux",
+        ok: false,
+        detail: `this is ${process.platform}`,
+        hint: "oomlab runs scenarios on Linux; `oomlab explain` works everywhere",
+        needed: true,
+      },
+    ];
   const caps = await hostMachine().probe();
   const some = caps.hierarchies.length > 0;
   const version = (number: 1 | 2): Finding => {
@@ -62,15 +71,56 @@ async function host(): Promise<Finding[]> {
     needed: false,
   });
   return [
-    { name: "kernel", ok: true, detail: `${caps.kernel}, ${caps.cpus} CPUs, ${formatBytes(Math.floor(caps.memAvailable / 1048576) * 1048576)} of memory available, ${caps.swapTotal === 0 ? "no swap" : `${formatBytes(Math.floor(caps.swapTotal / 1048576) * 1048576)} of swap`}`, hint: null, needed: false },
+    {
+      name: "kernel",
+      ok: true,
+      detail: `${caps.kernel}, ${caps.cpus} CPUs, ${formatBytes(Math.floor(caps.memAvailable / 1048576) * 1048576)} of memory available, ${caps.swapTotal === 0 ? "no swap" : `${formatBytes(Math.floor(caps.swapTotal / 1048576) * 1048576)} of swap`}`,
+      hint: null,
+      needed: false,
+    },
     version(1),
     version(2),
-    { name: "kernel log", ok: caps.kmsgProblem === null, detail: caps.kmsgProblem ?? "/dev/kmsg can be read", hint: "run as root", needed: true },
-    { name: "pid namespace", ok: caps.initPidNamespace, detail: caps.initPidNamespace ? "the initial one: pids are the kernel log's" : "a private one: kills are matched by their cgroup", hint: null, needed: false },
+    {
+      name: "kernel log",
+      ok: caps.kmsgProblem === null,
+      detail: caps.kmsgProblem ?? "/dev/kmsg can be read",
+      hint: "run as root",
+      needed: true,
+    },
+    {
+      name: "pid namespace",
+      ok: caps.initPidNamespace,
+      detail: caps.initPidNamespace
+        ? "the initial one: pids are the kernel log's"
+        : "a private one: kills are matched by their cgroup",
+      hint: null,
+      needed: false,
+    },
     has("SYS_RESOURCE", "lowering oom_score_adj, raising rlimits"),
     has("SETUID", "running processes as another user"),
-    { name: "userspace OOM killers", ok: caps.oomKillers.length === 0, detail: caps.oomKillers.length === 0 ? "none running" : `${caps.oomKillers.join(", ")} may send SIGKILL first; verdicts name it`, hint: null, needed: false },
-    { name: "systemd", ok: true, detail: caps.systemd ? "owns the cgroup tree: a delegated scope is asked for" : "does not own the cgroup tree", hint: null, needed: false },
-    { name: "machine vm", ok: false, detail: "not part of this build: scenarios that need a machine of their own are skipped", hint: null, needed: false },
+    {
+      name: "userspace OOM killers",
+      ok: caps.oomKillers.length === 0,
+      detail:
+        caps.oomKillers.length === 0
+          ? "none running"
+          : `${caps.oomKillers.join(", ")} may send SIGKILL first; verdicts name it`,
+      hint: null,
+      needed: false,
+    },
+    {
+      name: "systemd",
+      ok: true,
+      detail: caps.systemd ? "owns the cgroup tree: a delegated scope is asked for" : "does not own the cgroup tree",
+      hint: null,
+      needed: false,
+    },
+    {
+      name: "machine vm",
+      ok: false,
+      detail: "not part of this build: scenarios that need a machine of their own are skipped",
+      hint: null,
+      needed: false,
+    },
   ];
 }

@@ -7,6 +7,7 @@ export async function validate(paths: string[], streams: Streams): Promise<numbe
   const scenarios = await loadScenarios(paths, stdin);
   const files = new Map<string, number>();
   for (const { file } of scenarios) files.set(file, (files.get(file) ?? 0) + 1);
-  for (const [file, count] of files) streams.stdout.write(`${file}: ${count} scenario${count === 1 ? "" : "s"}, valid\n`);
+  for (const [file, count] of files)
+    streams.stdout.write(`${file}: ${count} scenario${count === 1 ? "" : "s"}, valid\n`);
   return 0;
 }

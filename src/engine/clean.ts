@@ -24,7 +24,9 @@ export async function cleanMachine(): Promise<Cleaned> {
 export async function cleanBeside(directories: string[]): Promise<Cleaned> {
   const found = directories.flatMap((directory) => {
     try {
-      return readdirSync(directory).filter((name) => /^oomlab-[0-9a-z]+$/.test(name)).map((name) => join(directory, name));
+      return readdirSync(directory)
+        .filter((name) => /^oomlab-[0-9a-z]+$/.test(name))
+        .map((name) => join(directory, name));
     } catch {
       return [];
     }
@@ -69,7 +71,7 @@ async function removeTree(addon: Addon, path: string): Promise<void> {
     const tree = subtree(path);
     for (const directory of tree) for (const pid of readProcs(join(directory, "cgroup.procs"))) killPid(pid);
     addon.reapOrphans();
-    if (tree.reverse().every(removeDirectory)) return;
+    if (tree.toReversed().every(removeDirectory)) return;
     if (performance.now() > deadline) throw new Error("it is still busy: a process in it does not end");
     await sleep(pause);
   }
@@ -78,7 +80,12 @@ async function removeTree(addon: Addon, path: string): Promise<void> {
 /** A cgroup and all below it, parents first. */
 function subtree(path: string): string[] {
   try {
-    return [path, ...readdirSync(path, { withFileTypes: true }).flatMap((entry) => (entry.isDirectory() ? subtree(join(path, entry.name)) : []))];
+    return [
+      path,
+      ...readdirSync(path, { withFileTypes: true }).flatMap((entry) =>
+        entry.isDirectory() ? subtree(join(path, entry.name)) : [],
+      ),
+    ];
   } catch {
     return [];
   }

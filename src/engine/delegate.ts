@@ -17,13 +17,30 @@ const waitMs = 10_000;
  * Asks systemd for a transient scope with `Delegate=yes`, held open by a `sleep` of ours.
  * `mount`: the hierarchy's mount point. Throws MachineError with systemd-run's own words where it is refused.
  */
-export async function delegatedScope(addon: Addon, name: string, version: 1 | 2, mount: string, systemdRun = "/usr/bin/systemd-run"): Promise<DelegatedScope> {
+export async function delegatedScope(
+  addon: Addon,
+  name: string,
+  version: 1 | 2,
+  mount: string,
+  systemdRun = "/usr/bin/systemd-run",
+): Promise<DelegatedScope> {
   const user = process.getuid?.() === 0 ? [] : ["--user"];
   const [output, write] = addon.pipe();
   let ended: ExitInfo | null = null;
   const holder = addon.spawn({
     file: systemdRun,
-    args: ["systemd-run", ...user, "--scope", "--quiet", "--collect", `--unit=${name}`, "-p", "Delegate=yes", "sleep", "infinity"],
+    args: [
+      "systemd-run",
+      ...user,
+      "--scope",
+      "--quiet",
+      "--collect",
+      `--unit=${name}`,
+      "-p",
+      "Delegate=yes",
+      "sleep",
+      "infinity",
+    ],
     env: Object.entries(process.env).map(([key, value]) => `${key}=${value}`),
     stdio: [-1, write, write],
     pdeathsig: 9,
@@ -45,7 +62,12 @@ export async function delegatedScope(addon: Addon, name: string, version: 1 | 2,
   try {
     const deadline = performance.now() + waitMs;
     for (;;) {
-      if (ended !== null) throw new MachineError("NO_SCOPE", `systemd-run could not make a delegated scope: ${readFileSync(output, "utf8").trim()}`, { hint: "run oomlab as root, or in a session with a systemd user instance" });
+      if (ended !== null)
+        throw new MachineError(
+          "NO_SCOPE",
+          `systemd-run could not make a delegated scope: ${readFileSync(output, "utf8").trim()}`,
+          { hint: "run oomlab as root, or in a session with a systemd user instance" },
+        );
       const path = cgroupPath(readFileSync(`/proc/${holder.pid}/cgroup`, "latin1"), version);
       if (path?.includes(`${name}.scope`)) {
         const directory = join(mount, path);
@@ -56,7 +78,8 @@ export async function delegatedScope(addon: Addon, name: string, version: 1 | 2,
         }
         return { directory, close: () => close(directory) };
       }
-      if (performance.now() > deadline) throw new MachineError("NO_SCOPE", `systemd did not make the scope ${name}.scope within ${waitMs / 1000} s`);
+      if (performance.now() > deadline)
+        throw new MachineError("NO_SCOPE", `systemd did not make the scope ${name}.scope within ${waitMs / 1000} s`);
       await sleep(5);
     }
   } catch (error) {

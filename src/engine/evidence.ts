@@ -24,7 +24,8 @@ export function openKernelLog(addon: Addon = loadAddon()): KernelLog {
         for (const raw of records) {
           const record = parseKmsgRecord(raw);
           if (record === null) continue;
-          if (!lost && last !== null && record.seq !== null && record.seq > last + 1) events.push({ type: "kmsg-lost", afterSeq: last });
+          if (!lost && last !== null && record.seq !== null && record.seq > last + 1)
+            events.push({ type: "kmsg-lost", afterSeq: last });
           last = record.seq ?? last;
           events.push({ type: "kmsg", ...withoutLine(record) });
         }

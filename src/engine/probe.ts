@@ -13,7 +13,16 @@ const read = (path: string): string => {
 };
 
 /** linux/capability.h, those a scenario can need, by bit. */
-const capabilityBits: Record<string, number> = { KILL: 5, SETGID: 6, SETUID: 7, IPC_LOCK: 14, SYS_ADMIN: 21, SYS_NICE: 23, SYS_RESOURCE: 24, SYSLOG: 34 };
+const capabilityBits: Record<string, number> = {
+  KILL: 5,
+  SETGID: 6,
+  SETUID: 7,
+  IPC_LOCK: 14,
+  SYS_ADMIN: 21,
+  SYS_NICE: 23,
+  SYS_RESOURCE: 24,
+  SYSLOG: 34,
+};
 
 /** Names of userspace OOM killers as they stand in /proc/PID/comm (15 bytes at most). */
 const oomKillers = new Set(["systemd-oomd", "earlyoom", "nohang", "oomd"]);
@@ -25,18 +34,20 @@ function runningOomKillers(): string[] {
     const comm = read(`/proc/${entry}/comm`).trim();
     if (oomKillers.has(comm)) found.add(comm);
   }
-  return [...found].sort();
+  return [...found].toSorted();
 }
 
 function kmsgProblem(): string | null {
-  if (!existsSync("/dev/kmsg")) return "there is no /dev/kmsg, so the kernel's own records cannot be read (a container: run it with --privileged)";
+  if (!existsSync("/dev/kmsg"))
+    return "there is no /dev/kmsg, so the kernel's own records cannot be read (a container: run it with --privileged)";
   try {
     const fd = openSync("/dev/kmsg", constants.O_RDONLY | constants.O_NONBLOCK);
     closeSync(fd);
     return null;
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    if (code === "EPERM" || code === "EACCES") return "no permission to read /dev/kmsg: run oomlab as root (or with CAP_SYSLOG)";
+    if (code === "EPERM" || code === "EACCES")
+      return "no permission to read /dev/kmsg: run oomlab as root (or with CAP_SYSLOG)";
     return `the kernel log /dev/kmsg cannot be read: ${(error as Error).message}`;
   }
 }

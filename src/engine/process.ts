@@ -11,7 +11,11 @@ import type { WorkerReport } from "../record.ts";
 
 const signals = osConstants.signals as Record<string, number>;
 // Aliases (SIGIOT, SIGPOLL) come last in the table; the first name is the usual one.
-const signalNames = new Map(Object.entries(signals).reverse().map(([name, number]) => [number, name]));
+const signalNames = new Map(
+  Object.entries(signals)
+    .toReversed()
+    .map(([name, number]) => [number, name]),
+);
 
 export const signalName = (number: number): string => signalNames.get(number) ?? `SIG${number}`;
 
@@ -50,26 +54,58 @@ function findProgram(name: string, cwd: string): string {
       continue;
     }
   }
-  throw new MachineError("PROGRAM_MISSING", `the program ${JSON.stringify(name)} is not in PATH`, { hint: "install it, or name it by its path (relative to the scenario file)" });
+  throw new MachineError("PROGRAM_MISSING", `the program ${JSON.stringify(name)} is not in PATH`, {
+    hint: "install it, or name it by its path (relative to the scenario file)",
+  });
 }
 
 /** Path of the program of the `node` workload. */
 function workloadPath(): string {
-  const path = [new URL("../workload.cjs", import.meta.url), new URL("./workload.cjs", import.meta.url), new URL("../../dist/workload.cjs", import.meta.url)].map((url) => fileURLToPath(url)).find((file) => existsSync(file));
-  if (path === undefined) throw new MachineError("NOT_BUILT", "the program of the node workload is not built", { hint: "run `npm run setup` in the oomlab folder" });
+  const path = [
+    new URL("../workload.cjs", import.meta.url),
+    new URL("./workload.cjs", import.meta.url),
+    new URL("../../dist/workload.cjs", import.meta.url),
+  ]
+    .map((url) => fileURLToPath(url))
+    .find((file) => existsSync(file));
+  if (path === undefined)
+    throw new MachineError("NOT_BUILT", "the program of the node workload is not built", {
+      hint: "run `npm run setup` in the oomlab folder",
+    });
   return path;
 }
 
 /** Commands get the run's unique name in OOMLAB_RUN, for files of their own. */
-function commandLine(plan: PlannedProcess, cwd: string, run: string): { file: string; args: string[]; env: Record<string, string | undefined> } {
-  if (plan.program === "stress") return { file: stressPath(), args: ["stress", ...plan.argv, "--report-fd", "3", "--sync-fd", "4"], env: {} };
-  if (plan.program === "node") return { file: process.execPath, args: ["node", workloadPath(), ...plan.argv], env: { ...process.env, ...plan.env } };
+function commandLine(
+  plan: PlannedProcess,
+  cwd: string,
+  run: string,
+): { file: string; args: string[]; env: Record<string, string | undefined> } {
+  if (plan.program === "stress")
+    return { file: stressPath(), args: ["stress", ...plan.argv, "--report-fd", "3", "--sync-fd", "4"], env: {} };
+  if (plan.program === "node")
+    return {
+      file: process.execPath,
+      args: ["node", workloadPath(), ...plan.argv],
+      env: { ...process.env, ...plan.env },
+    };
   const [name, ...args] = plan.argv;
-  return { file: findProgram(name ?? "", cwd), args: [name ?? "", ...args], env: { ...process.env, OOMLAB_RUN: run, ...plan.env } };
+  return {
+    file: findProgram(name ?? "", cwd),
+    args: [name ?? "", ...args],
+    env: { ...process.env, OOMLAB_RUN: run, ...plan.env },
+  };
 }
 
 /** Starts a planned process in its cgroup. Throws SystemCallError where the kernel refuses, MachineError where a program is missing. */
-export function startProcess(addon: Addon, plan: PlannedProcess, placement: Placement, where: { cwd: string; run: string }, ownOomScoreAdj: number, handlers: ProcessHandlers): RunningProcess {
+export function startProcess(
+  addon: Addon,
+  plan: PlannedProcess,
+  placement: Placement,
+  where: { cwd: string; run: string },
+  ownOomScoreAdj: number,
+  handlers: ProcessHandlers,
+): RunningProcess {
   const open: number[] = [];
   const polls: PollHandle[] = [];
   const shut = (fd: number): void => {
@@ -130,7 +166,7 @@ export function startProcess(addon: Addon, plan: PlannedProcess, placement: Plac
       for (const poll of polls) poll.close();
       if (reports) readReports();
       readOutput();
-      for (const fd of [...open]) shut(fd);
+      for (const fd of open.splice(0)) closeSync(fd);
       handlers.exit(exit);
     });
     return {
@@ -148,7 +184,7 @@ export function startProcess(addon: Addon, plan: PlannedProcess, placement: Plac
     };
   } catch (error) {
     for (const poll of polls) poll.close();
-    for (const fd of [...open]) shut(fd);
+    for (const fd of open.splice(0)) closeSync(fd);
     throw error;
   }
 }
@@ -171,4 +207,3 @@ function readAvailable(fd: number): string {
     if (size < chunk.length) return text;
   }
 }
-

@@ -9,7 +9,15 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { type CgroupDriver, type Counters, makeDirectory, openCgroups, removeDirectory } from "../cgroup/index.ts";
 import { MachineError, OomlabError } from "../errors.ts";
 import { loadAddon, type PollHandle, type SystemCallError } from "../native.ts";
-import { type Capabilities, hierarchyOf, type Plan, type PlannedProcess, type PlannedStep, type PlannedWrite } from "../plan.ts";
+import {
+  type Capabilities,
+  compares,
+  hierarchyOf,
+  type Plan,
+  type PlannedProcess,
+  type PlannedStep,
+  type PlannedWrite,
+} from "../plan.ts";
 import type { RunEventBody, SnapshotMoment, WorkerReport } from "../record.ts";
 import type { DelegatedScope } from "./delegate.ts";
 import { type KernelLog, oomKillsOfMachine, openKernelLog } from "./evidence.ts";
@@ -48,7 +56,8 @@ export async function runPlan(plan: Plan, caps: Capabilities, emit: Emit, signal
 }
 
 function asErrorEvent(error: unknown): RunEventBody {
-  if (error instanceof OomlabError) return { type: "error", code: error.code, message: error.message, hint: error.hint ?? null };
+  if (error instanceof OomlabError)
+    return { type: "error", code: error.code, message: error.message, hint: error.hint ?? null };
   const { code, message } = error as NodeJS.ErrnoException;
   return { type: "error", code: code ?? "UNEXPECTED", message, hint: null };
 }
@@ -85,7 +94,15 @@ class Run {
     this.#signal = signal;
     signal.addEventListener("abort", () => this.#changed(), { once: true });
     this.#directory = plan.file === "-" ? process.cwd() : dirname(resolve(plan.file));
-    for (const spec of plan.processes) this.#processes.set(spec.name, { plan: spec, running: null, started: false, ended: false, touched: new Set(), bytes: new Map() });
+    for (const spec of plan.processes)
+      this.#processes.set(spec.name, {
+        plan: spec,
+        running: null,
+        started: false,
+        ended: false,
+        touched: new Set(),
+        bytes: new Map(),
+      });
   }
 
   async execute(): Promise<void> {
@@ -97,11 +114,16 @@ class Run {
     for (const { plan } of this.#processes.values()) if (plan.start === "auto") this.#start(plan.name);
     this.#sample(10);
     const done = new AbortController();
-    const deadline = sleep(this.#plan.timeoutMs, "timeout" as const, { signal: AbortSignal.any([this.#signal, done.signal]) }).catch(() => "interrupted" as const);
-    const first = await Promise.race([deadline, this.#runSteps().then(() => this.#whenDone())]).finally(() => done.abort());
+    const deadline = sleep(this.#plan.timeoutMs, "timeout" as const, {
+      signal: AbortSignal.any([this.#signal, done.signal]),
+    }).catch(() => "interrupted" as const);
+    const first = await Promise.race([deadline, this.#runSteps().then(() => this.#whenDone())]).finally(() =>
+      done.abort(),
+    );
     const ended = this.#signal.aborted ? "interrupted" : first;
     if (ended === "timeout") this.#emit({ type: "timeout", ms: this.#plan.timeoutMs });
-    if (ended === "interrupted") this.#emit({ type: "interrupted", reason: String(this.#signal.reason ?? "interrupted") });
+    if (ended === "interrupted")
+      this.#emit({ type: "interrupted", reason: String(this.#signal.reason ?? "interrupted") });
     this.#emit({ type: "phase", phase: "settle" });
     await this.#settle();
     await this.#endProcesses(ended === undefined ? "cleanup" : ended);
@@ -113,7 +135,11 @@ class Run {
 
   async #create(): Promise<void> {
     const hierarchy = hierarchyOf(this.#caps, this.#plan.cgroupVersion);
-    if (!hierarchy) throw new MachineError("NO_CGROUP", this.#caps.cgroupProblems[this.#plan.cgroupVersion] ?? "no usable cgroup hierarchy");
+    if (!hierarchy)
+      throw new MachineError(
+        "NO_CGROUP",
+        this.#caps.cgroupProblems[this.#plan.cgroupVersion] ?? "no usable cgroup hierarchy",
+      );
     let { directory, cpusetDirectory } = hierarchy;
     const top = this.#plan.top.name;
     if (this.#caps.systemd) {
@@ -141,9 +167,13 @@ class Run {
     if (passed && driver.version === 2) driver.write("..", passed.file, passed.value);
     this.#make("", this.#plan.top.path);
     for (const cgroup of this.#plan.cgroups) this.#make(cgroup.name, cgroup.path);
-    if (this.#plan.processes.some(({ cgroup }) => cgroup === null) && driver.version === 2) this.#make(unlimited, `${this.#plan.top.path}/${unlimited}`);
+    if (this.#plan.processes.some(({ cgroup }) => cgroup === null) && driver.version === 2)
+      this.#make(unlimited, `${this.#plan.top.path}/${unlimited}`);
     // Controllers are passed on from above before limits are written below.
-    for (const [name, writes] of [["", this.#plan.top.writes] as const, ...this.#plan.cgroups.map((cgroup) => [cgroup.name, cgroup.writes] as const)]) {
+    for (const [name, writes] of [
+      ["", this.#plan.top.writes] as const,
+      ...this.#plan.cgroups.map((cgroup) => [cgroup.name, cgroup.writes] as const),
+    ]) {
       for (const write of writes) await this.#write(name, write);
     }
   }
@@ -166,8 +196,21 @@ class Run {
       const read = this.#driver.write(name, file, value);
       const ms = Math.round(performance.now() - began);
       const rounded = read !== null && /^\d+$/.test(value) && /^\d+$/.test(read) && read !== value;
-      this.#emit({ type: "write", cgroup: name, file, value, read, errno: null, note: rounded ? `rounded to whole pages: ${read}` : null, ms });
-      if (rounded && Math.abs(Number(read) - Number(value)) >= 65_536 * 4) throw new MachineError("WRITE_NOT_TAKEN", `${file} of cgroup ${name || this.#plan.top.name} reads ${read} after ${value} was written (${why})`);
+      this.#emit({
+        type: "write",
+        cgroup: name,
+        file,
+        value,
+        read,
+        errno: null,
+        note: rounded ? `rounded to whole pages: ${read}` : null,
+        ms,
+      });
+      if (rounded && Math.abs(Number(read) - Number(value)) >= 65_536 * 4)
+        throw new MachineError(
+          "WRITE_NOT_TAKEN",
+          `${file} of cgroup ${name || this.#plan.top.name} reads ${read} after ${value} was written (${why})`,
+        );
     } catch (error) {
       if (error instanceof OomlabError) throw error;
       throw writeError(error as NodeJS.ErrnoException, name || this.#plan.top.name, file, value, why);
@@ -200,9 +243,7 @@ class Run {
       const event = this.#addon.eventfd();
       this.#descriptors.push(event);
       this.#driver.write(name, "cgroup.event_control", `${event} ${file}`);
-      this.#watches.push(
-        this.#addon.poll(event, "readable", () => told(readEventfd(event))),
-      );
+      this.#watches.push(this.#addon.poll(event, "readable", () => told(readEventfd(event))));
     } catch (error) {
       // Notifications are extra evidence: a kernel without them still has counters and its log.
       if ((error as NodeJS.ErrnoException).code === undefined) throw error;
@@ -212,7 +253,8 @@ class Run {
   /** OOM kills that our cgroups' own counters tell, summed. */
   #killCount(): number {
     return this.#made.reduce((sum, name) => {
-      const { "memory.events.local.oom_kill": own, "memory.events.oom_kill": all } = this.#read(name, () => this.#driver.counters(name)) ?? {};
+      const { "memory.events.local.oom_kill": own, "memory.events.oom_kill": all } =
+        this.#read(name, () => this.#driver.counters(name)) ?? {};
       return sum + (typeof own === "number" ? own : typeof all === "number" ? all : 0);
     }, 0);
   }
@@ -253,7 +295,8 @@ class Run {
         this.#lastLevels.set(name, told);
         this.#emit({ type: "counters", cgroup: name, moment: "sample", counters });
       }
-      for (const { plan } of this.#processes.values()) if (plan.forks && plan.cgroup !== null) this.#tellThreads(plan.cgroup);
+      for (const { plan } of this.#processes.values())
+        if (plan.forks && plan.cgroup !== null) this.#tellThreads(plan.cgroup);
       this.#changed();
       this.#sample(Math.min(50, everyMs * 1.05));
     }, everyMs);
@@ -286,15 +329,31 @@ class Run {
     const cwd = plan.cwd === null ? this.#directory : resolve(this.#directory, plan.cwd);
     state.started = true;
     try {
-      state.running = startProcess(this.#addon, plan, this.#driver.placement(cgroup), { cwd, run: this.#plan.top.name }, this.#caps.oomScoreAdj, {
-        report: (report) => this.#report(state, report),
-        output: (text) => this.#emit({ type: "output", process: name, text }),
-        exit: ({ pid, code, signal, coreDumped, userUs, systemUs }) => {
-          state.ended = true;
-          this.#emit({ type: "process-exit", process: name, pid, code, signal: signal === null ? null : signalName(signal), coreDumped, userUs, systemUs });
-          this.#changed();
+      state.running = startProcess(
+        this.#addon,
+        plan,
+        this.#driver.placement(cgroup),
+        { cwd, run: this.#plan.top.name },
+        this.#caps.oomScoreAdj,
+        {
+          report: (report) => this.#report(state, report),
+          output: (text) => this.#emit({ type: "output", process: name, text }),
+          exit: ({ pid, code, signal, coreDumped, userUs, systemUs }) => {
+            state.ended = true;
+            this.#emit({
+              type: "process-exit",
+              process: name,
+              pid,
+              code,
+              signal: signal === null ? null : signalName(signal),
+              coreDumped,
+              userUs,
+              systemUs,
+            });
+            this.#changed();
+          },
         },
-      });
+      );
     } catch (error) {
       state.ended = true;
       throw spawnError(error, name);
@@ -336,7 +395,11 @@ class Run {
   }
 
   /** Waits until something is true, looked at after each event; false at the deadline or, unless told to go on, when the run is interrupted. */
-  async #until(holds: () => boolean, timeoutMs = Number.POSITIVE_INFINITY, goOnWhenInterrupted = false): Promise<boolean> {
+  async #until(
+    holds: () => boolean,
+    timeoutMs = Number.POSITIVE_INFINITY,
+    goOnWhenInterrupted = false,
+  ): Promise<boolean> {
     const deadline = performance.now() + timeoutMs;
     while (!holds()) {
       if ((this.#signal.aborted && !goOnWhenInterrupted) || performance.now() >= deadline) return false;
@@ -377,7 +440,9 @@ class Run {
         await sleep(step.ms, undefined, { signal: this.#signal }).catch(() => undefined);
         return null;
       case "wait":
-        return (await this.#until(() => this.#holds(step.until), step.timeoutMs)) ? null : `what it waits for did not come within ${step.timeoutMs} ms: ${this.#describe(step.until)}`;
+        return (await this.#until(() => this.#holds(step.until), step.timeoutMs))
+          ? null
+          : `what it waits for did not come within ${step.timeoutMs} ms: ${this.#describe(step.until)}`;
       case "write":
         return this.#writeStep(step);
       case "kill":
@@ -389,7 +454,12 @@ class Run {
         return null;
       }
       case "reclaim":
-        return this.#control(step.cgroup, this.#driver.version === 2 ? "memory.reclaim" : "memory.force_empty", String(step.size), null);
+        return this.#control(
+          step.cgroup,
+          this.#driver.version === 2 ? "memory.reclaim" : "memory.force_empty",
+          String(step.size),
+          null,
+        );
       default:
         return `the step "${step.do}" acts on the whole machine, which is not done on a host`;
     }
@@ -405,14 +475,22 @@ class Run {
     const counters = this.#read(until.cgroup, () => this.#driver.counters(until.cgroup)) ?? {};
     return until.counters.every(({ key, compare }) => {
       const value = counters[key];
-      return value !== undefined && compares(value === "max" ? Number.POSITIVE_INFINITY : value, compare.op, compare.value);
+      return value !== undefined && compares(value === "max" ? Number.POSITIVE_INFINITY : value, compare);
     });
   }
 
   #describe(until: Extract<PlannedStep, { do: "wait" }>["until"]): string {
-    if (until.of === "process") return until.state === "exited" ? `the end of ${until.process}` : `${until.process} having touched ${until.touched ?? "all its"} bytes`;
+    if (until.of === "process")
+      return until.state === "exited"
+        ? `the end of ${until.process}`
+        : `${until.process} having touched ${until.touched ?? "all its"} bytes`;
     const counters = this.#read(until.cgroup, () => this.#driver.counters(until.cgroup)) ?? {};
-    return until.counters.map(({ key, compare }) => `${key} ${compare.text} in ${until.cgroup} (it is ${counters[key] ?? "not told by this kernel"})`).join(", ");
+    return until.counters
+      .map(
+        ({ key, compare }) =>
+          `${key} ${compare.text} in ${until.cgroup} (it is ${counters[key] ?? "not told by this kernel"})`,
+      )
+      .join(", ");
   }
 
   async #writeStep(step: Extract<PlannedStep, { do: "write" }>): Promise<string | null> {
@@ -439,9 +517,20 @@ class Run {
     } catch (error) {
       code = (error as NodeJS.ErrnoException).code ?? "UNKNOWN";
     }
-    this.#emit({ type: "write", cgroup, file, value, read: null, errno: code, note: null, ms: Math.round(performance.now() - began) });
+    this.#emit({
+      type: "write",
+      cgroup,
+      file,
+      value,
+      read: null,
+      errno: code,
+      note: null,
+      ms: Math.round(performance.now() - began),
+    });
     if (code === errno) return null;
-    return errno === null ? `writing ${value} to ${file} of ${cgroup} failed with ${code}` : `writing ${value} to ${file} of ${cgroup} was to fail with ${errno}, and ${code === null ? "succeeded" : `failed with ${code}`}`;
+    return errno === null
+      ? `writing ${value} to ${file} of ${cgroup} failed with ${code}`
+      : `writing ${value} to ${file} of ${cgroup} was to fail with ${errno}, and ${code === null ? "succeeded" : `failed with ${code}`}`;
   }
 
   #killStep(step: Extract<PlannedStep, { do: "kill" }>): string | null {
@@ -450,13 +539,21 @@ class Run {
     if (step.process !== null) {
       const state = this.#state(step.process);
       if (!state.running || state.ended) return `process ${step.process} is not running`;
-      this.#emit({ type: "kill", process: step.process, cgroup: null, pid: state.running.pid, signal: step.signal, why: "step" });
+      this.#emit({
+        type: "kill",
+        process: step.process,
+        cgroup: null,
+        pid: state.running.pid,
+        signal: step.signal,
+        why: "step",
+      });
       state.running.signal(number);
       return null;
     }
     const cgroup = step.cgroup ?? "";
     const pids = this.#driver.procs(cgroup);
-    for (const pid of pids) this.#emit({ type: "kill", process: this.#nameOf(pid), cgroup, pid, signal: step.signal, why: "step" });
+    for (const pid of pids)
+      this.#emit({ type: "kill", process: this.#nameOf(pid), cgroup, pid, signal: step.signal, why: "step" });
     if (step.signal === "SIGKILL" && this.#driver.kill(cgroup)) return null;
     for (const pid of pids) this.#signalPid(pid, number);
     return null;
@@ -499,7 +596,8 @@ class Run {
   async #endProcesses(why: "timeout" | "interrupted" | "cleanup"): Promise<void> {
     if (this.#sampler) clearTimeout(this.#sampler);
     this.#sampler = null;
-    const left = (): ProcessState[] => [...this.#processes.values()].filter(({ running, ended }) => running !== null && !ended);
+    const left = (): ProcessState[] =>
+      [...this.#processes.values()].filter(({ running, ended }) => running !== null && !ended);
     if (why === "cleanup") {
       for (const { running, plan } of left()) if (plan.waits) running?.release();
       await this.#until(() => left().every(({ plan }) => !plan.waits), releaseMs, true);
@@ -522,9 +620,19 @@ class Run {
       await this.#endProcesses("cleanup");
       for (const watch of this.#watches) watch.close();
       const deadline = performance.now() + removeMs;
-      for (let pause = 1; !(await this.#removeCgroups()) && performance.now() < deadline; pause = Math.min(100, pause * 2)) await sleep(pause);
+      for (
+        let pause = 1;
+        !(await this.#removeCgroups()) && performance.now() < deadline;
+        pause = Math.min(100, pause * 2)
+      )
+        await sleep(pause);
       if (this.#made.length > 0) {
-        this.#emit({ type: "error", code: "CGROUP_LEFT", message: `the cgroup ${this.#plan.top.path} could not be removed: it is still busy`, hint: "`oomlab clean` removes it once its last process has ended" });
+        this.#emit({
+          type: "error",
+          code: "CGROUP_LEFT",
+          message: `the cgroup ${this.#plan.top.path} could not be removed: it is still busy`,
+          hint: "`oomlab clean` removes it once its last process has ended",
+        });
       }
       await this.#scope?.close();
     } catch (error) {
@@ -540,11 +648,18 @@ class Run {
   /** One try: kills what a command left in them, removes children before parents. True when nothing is left. */
   async #removeCgroups(): Promise<boolean> {
     if (!this.#cgroups) return this.#removeTop();
-    for (const name of [...this.#made].reverse()) {
+    for (const name of this.#made.toReversed()) {
       const pids = this.#driver.procs(name);
       if (pids.length > 0) {
         for (const pid of pids) {
-          this.#emit({ type: "kill", process: this.#nameOf(pid), cgroup: name, pid, signal: "SIGKILL", why: "cleanup" });
+          this.#emit({
+            type: "kill",
+            process: this.#nameOf(pid),
+            cgroup: name,
+            pid,
+            signal: "SIGKILL",
+            why: "cleanup",
+          });
           this.#signalPid(pid, 9);
         }
         this.#addon.reapOrphans();
@@ -573,24 +688,13 @@ function readEventfd(fd: number): number {
 /** Where processes without a limit live on v2: the run's own cgroup passes controllers on, so it holds none itself. */
 const unlimited = "unlimited";
 
-export function compares(value: number, op: "==" | "!=" | ">" | ">=" | "<" | "<=", wanted: number): boolean {
-  switch (op) {
-    case "==":
-      return value === wanted;
-    case "!=":
-      return value !== wanted;
-    case ">":
-      return value > wanted;
-    case ">=":
-      return value >= wanted;
-    case "<":
-      return value < wanted;
-    case "<=":
-      return value <= wanted;
-  }
-}
-
-function writeError(error: NodeJS.ErrnoException, cgroup: string, file: string, value: string, why: string): MachineError {
+function writeError(
+  error: NodeJS.ErrnoException,
+  cgroup: string,
+  file: string,
+  value: string,
+  why: string,
+): MachineError {
   const hints: Record<string, string> = {
     ENOENT: `this kernel has no ${file}`,
     EINVAL: "the kernel refuses this value",
@@ -598,11 +702,19 @@ function writeError(error: NodeJS.ErrnoException, cgroup: string, file: string, 
     EACCES: "run oomlab as root",
     EROFS: "the cgroup filesystem is mounted read-only (a container: run it with --privileged)",
   };
-  return new MachineError("CGROUP_WRITE", `cannot write ${value} to ${file} of cgroup ${cgroup} (${why}): ${error.code ?? error.message}`, { cause: error, ...(hints[error.code ?? ""] ? { hint: hints[error.code ?? ""] as string } : {}) });
+  return new MachineError(
+    "CGROUP_WRITE",
+    `cannot write ${value} to ${file} of cgroup ${cgroup} (${why}): ${error.code ?? error.message}`,
+    { cause: error, ...(hints[error.code ?? ""] ? { hint: hints[error.code ?? ""] as string } : {}) },
+  );
 }
 
 function spawnError(error: unknown, name: string): unknown {
   if (error instanceof OomlabError) return error;
   const { code, syscall, path, message } = error as SystemCallError;
-  return new MachineError("SPAWN", `cannot start process ${name}: ${syscall === undefined ? message : `${syscall}${path === undefined ? "" : ` ${path}`}: ${code}`}`, { cause: error });
+  return new MachineError(
+    "SPAWN",
+    `cannot start process ${name}: ${syscall === undefined ? message : `${syscall}${path === undefined ? "" : ` ${path}`}: ${code}`}`,
+    { cause: error },
+  );
 }

@@ -15,7 +15,12 @@ export function hostMachine(): Machine {
       loadAddon().setChildSubreaper(true);
       if (!cleaned) {
         cleaned = true;
-        await cleanBeside(caps.hierarchies.flatMap(({ directory, cpusetDirectory }) => [directory, ...(cpusetDirectory === null ? [] : [cpusetDirectory])]));
+        await cleanBeside(
+          caps.hierarchies.flatMap(({ directory, cpusetDirectory }) => [
+            directory,
+            ...(cpusetDirectory === null ? [] : [cpusetDirectory]),
+          ]),
+        );
       }
       await runPlan(plan, caps, emit, signal);
     },

@@ -11,4 +11,4 @@ export interface Machine {
 }
 
 export { hostMachine } from "./host.ts";
-export { type Cleaned, cleanMachine } from "../engine/clean.ts";
+export { cleanMachine } from "../engine/clean.ts";

@@ -46,7 +46,11 @@ export function summarize(verdicts: readonly Verdict[]): Summary {
 }
 
 /** Calls one hook of all reporters; one that throws is told, and changes no verdict. */
-export function announce(all: readonly Reporter[], warn: (message: string) => void, call: (reporter: Reporter) => void): void {
+export function announce(
+  all: readonly Reporter[],
+  warn: (message: string) => void,
+  call: (reporter: Reporter) => void,
+): void {
   for (const reporter of all) {
     try {
       call(reporter);

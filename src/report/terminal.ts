@@ -17,10 +17,12 @@ const looks: Record<Status, { mark: string; style: Style }> = {
 };
 
 /** Lines of an OOM report that name who was killed, why and by whom. */
-const telling = /invoked oom-killer|oom-kill:constraint|Killed process \d+|Kill process \d+|no killable processes|oom_reaper: reaped|are going to be killed due to memory\.oom\.group|callbacks suppressed/;
+const telling =
+  /invoked oom-killer|oom-kill:constraint|Killed process \d+|Kill process \d+|no killable processes|oom_reaper: reaped|are going to be killed due to memory\.oom\.group|callbacks suppressed/;
 
 export function terminalReporter(output: Output): Reporter {
-  const paint = (style: Style, text: string): string => (output.colors ? styleText(style, text, { validateStream: false }) : text);
+  const paint = (style: Style, text: string): string =>
+    output.colors ? styleText(style, text, { validateStream: false }) : text;
   const line = (text = ""): void => output.write(`${text}\n`);
   return {
     onScenarioEnd: (verdict) => scenario(verdict, line, paint),
@@ -40,7 +42,13 @@ type Line = (text?: string) => void;
 function scenario(verdict: Verdict, line: Line, paint: Paint): void {
   const { status, name, reason } = verdict;
   const { mark, style } = looks[status];
-  const where = [verdict.machine, `cgroup v${verdict.cgroupVersion}`, verdict.kernel === null ? null : `kernel ${verdict.kernel}`].filter((part) => part !== null).join(", ");
+  const where = [
+    verdict.machine,
+    `cgroup v${verdict.cgroupVersion}`,
+    verdict.kernel === null ? null : `kernel ${verdict.kernel}`,
+  ]
+    .filter((part) => part !== null)
+    .join(", ");
   if (status === "skipped") {
     line(`${paint(style, `${mark} ${printable(name)}`)}  skipped: ${printable(reason ?? "")}`);
     line();
@@ -64,7 +72,7 @@ function scenario(verdict: Verdict, line: Line, paint: Paint): void {
 const value = (of: unknown): string => {
   if (of === null) return "nothing";
   if (Array.isArray(of)) return of.length === 0 ? "none" : of.map(value).join(", ");
-  return printable(String(of));
+  return printable(typeof of === "string" ? of : JSON.stringify(of));
 };
 
 function checkText({ name, expected, actual, status, evidence, note }: Check, paint: Paint): string {
@@ -77,8 +85,8 @@ function checkText({ name, expected, actual, status, evidence, note }: Check, pa
 /** 3, 4, 5, 9 as `3-5, 9`; long lists cut. */
 function ranges(lines: readonly number[]): string {
   const parts: string[] = [];
-  const sorted = [...new Set(lines)].sort((a, b) => a - b);
-  for (let at = 0; at < sorted.length; ) {
+  const sorted = [...new Set(lines)].toSorted((a, b) => a - b);
+  for (let at = 0; at < sorted.length;) {
     let end = at;
     while (sorted[end + 1] === (sorted[end] ?? 0) + 1) end++;
     parts.push(end === at ? String(sorted[at]) : `${sorted[at]}-${sorted[end]}`);
@@ -90,26 +98,41 @@ function ranges(lines: readonly number[]): string {
 function killText(kill: Kill): string {
   const { victim } = kill;
   const who = `${kill.process === null ? "" : `${printable(kill.process)}: `}pid ${victim.pid} (${printable(victim.comm)})`;
-  const sizes = [victim.anonRss === null ? null : `anon-rss ${formatBytes(victim.anonRss)}`, victim.totalVm === null ? null : `total-vm ${formatBytes(victim.totalVm)}`].filter((part) => part !== null);
-  const limit = kill.limit === null ? (kill.oomMemcg === null ? "" : `, limit of ${printable(kill.oomMemcg)}`) : `, limit of ${printable(kill.limit)}`;
+  const sizes = [
+    victim.anonRss === null ? null : `anon-rss ${formatBytes(victim.anonRss)}`,
+    victim.totalVm === null ? null : `total-vm ${formatBytes(victim.totalVm)}`,
+  ].filter((part) => part !== null);
+  const limit =
+    kill.limit === null
+      ? kill.oomMemcg === null
+        ? ""
+        : `, limit of ${printable(kill.oomMemcg)}`
+      : `, limit of ${printable(kill.limit)}`;
   const missing = kill.missing.length === 0 ? "" : `; not in the log: ${kill.missing.join(", ")}`;
   return `${kill.kind} OOM kill of ${who}${limit}${sizes.length === 0 ? "" : `, ${sizes.join(", ")}`}; witnesses: ${kill.witnesses.join(", ")}${missing}`;
 }
 
 function summaryLine(summary: Summary, paint: Paint): string {
-  const parts = (Object.keys(looks) as Status[]).filter((status) => summary[status] > 0).map((status) => paint(looks[status].style, `${summary[status]} ${status}`));
+  const parts = (Object.keys(looks) as Status[])
+    .filter((status) => summary[status] > 0)
+    .map((status) => paint(looks[status].style, `${summary[status]} ${status}`));
   return parts.length === 0 ? "0 scenarios" : parts.join(", ");
 }
 
 function planText(plan: Plan, line: Line, paint: Paint): void {
-  line(`${paint("bold", printable(plan.name))}  ${paint("gray", `${printable(plan.file)} (${plan.machine}, cgroup v${plan.cgroupVersion}, timeout ${plan.timeoutMs} ms)`)}`);
+  line(
+    `${paint("bold", printable(plan.name))}  ${paint("gray", `${printable(plan.file)} (${plan.machine}, cgroup v${plan.cgroupVersion}, timeout ${plan.timeoutMs} ms)`)}`,
+  );
   if (plan.skip !== null) line(`  ${paint("yellow", `skip: ${printable(plan.skip)}`)}`);
   for (const cgroup of plan.cgroups) {
     line(`  cgroup ${printable(cgroup.name)}  ${paint("gray", printable(cgroup.path))}`);
-    for (const write of cgroup.writes) line(`    ${write.file} = ${printable(write.value)}  ${paint("gray", `# ${printable(write.why)}`)}`);
+    for (const write of cgroup.writes)
+      line(`    ${write.file} = ${printable(write.value)}  ${paint("gray", `# ${printable(write.why)}`)}`);
   }
   for (const process of plan.processes) {
-    line(`  process ${printable(process.name)}  ${process.cgroup === null ? "no cgroup" : `in ${printable(process.cgroup)}`}, ${process.program} ${printable(process.argv.join(" "))}${process.oomScoreAdj === null ? "" : `, oom_score_adj ${process.oomScoreAdj}`}`);
+    line(
+      `  process ${printable(process.name)}  ${process.cgroup === null ? "no cgroup" : `in ${printable(process.cgroup)}`}, ${process.program} ${printable(process.argv.join(" "))}${process.oomScoreAdj === null ? "" : `, oom_score_adj ${process.oomScoreAdj}`}`,
+    );
   }
   for (const [index, step] of plan.steps.entries()) {
     const { do: action, line: _line, column: _column, ...rest } = step;

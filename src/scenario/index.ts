@@ -6,8 +6,6 @@ import { nearest, printable, ScenarioError, ScenarioErrors } from "./problem.ts"
 import { MAX_TEXT, readText } from "./read.ts";
 import type { Scenario } from "./types.ts";
 
-export { CGROUP_FILES, COUNTER_FILES, splitCounter } from "./cgroupfiles.ts";
-export type { CgroupFile, CounterFile, FileType } from "./cgroupfiles.ts";
 export { ScenarioError, ScenarioErrors } from "./problem.ts";
 export { parseScenarios } from "./read.ts";
 export { scenarioJsonSchema } from "./schema.ts";

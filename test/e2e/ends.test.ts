@@ -23,7 +23,9 @@ processes:
   hog: { cgroup: a, stress: { anon: 8Mi, hold: 60s, workers: 2 } }
   sh: { cgroup: b, command: "(exec -a ${mark} sleep 60) & (exec setsid -f sleep 60) ; exec -a ${mark} sleep 60" }
 expect: { oom: none }
-`.replaceAll("command: \"", "command: [bash, -c, \"").replace("sleep 60\" }", "sleep 60\"] }"),
+`
+      .replaceAll('command: "', 'command: [bash, -c, "')
+      .replace('sleep 60" }', 'sleep 60"] }'),
   );
   return path;
 }
@@ -31,17 +33,20 @@ expect: { oom: none }
 const running = (mark: string): boolean => processesWith(mark).length >= 2 && processesWith("--hold").length >= 3;
 
 describe("bad ends", needs(canRun), () => {
-  test.each(["SIGINT", "SIGTERM", "SIGHUP"] as const)("%s ends the run in order: status 130, no process and no cgroup left", async (signal) => {
-    const mark = `oomlab-mark-${signal.toLowerCase()}`;
-    const run = start(["run", holding(mark)]);
-    await eventually(() => running(mark), "the run's processes");
-    run.kill(signal);
-    const { exitCode, stdout } = await run.ended;
-    expect(exitCode).toBe(130);
-    expect(String(stdout)).toMatch(new RegExp(`interrupted \\(${signal}\\)`));
-    expect(leftovers()).toEqual([]);
-    expect(processesWith(mark)).toEqual([]);
-  });
+  test.each(["SIGINT", "SIGTERM", "SIGHUP"] as const)(
+    "%s ends the run in order: status 130, no process and no cgroup left",
+    async (signal) => {
+      const mark = `oomlab-mark-${signal.toLowerCase()}`;
+      const run = start(["run", holding(mark)]);
+      await eventually(() => running(mark), "the run's processes");
+      run.kill(signal);
+      const { exitCode, stdout } = await run.ended;
+      expect(exitCode).toBe(130);
+      expect(stdout).toMatch(new RegExp(`interrupted \\(${signal}\\)`));
+      expect(leftovers()).toEqual([]);
+      expect(processesWith(mark)).toEqual([]);
+    },
+  );
 
   test("kill -9 of oomlab takes its workers along, and clean removes the rest", async () => {
     const mark = "oomlab-mark-kill9";
@@ -83,32 +88,49 @@ describe("bad ends", needs(canRun), () => {
 
   test("kill -9 of a worker is no OOM kill, and no proof of survival either", async () => {
     const path = join(folder, "worker.yaml");
-    writeFileSync(path, "name: worker\ncgroups: { a: { memory.max: 64Mi } }\nprocesses: { hog: { cgroup: a, stress: { anon: 32Mi, rate: 4Mi/s } } }\nexpect: { oom: none }\n");
+    writeFileSync(
+      path,
+      "name: worker\ncgroups: { a: { memory.max: 64Mi } }\nprocesses: { hog: { cgroup: a, stress: { anon: 32Mi, rate: 4Mi/s } } }\nexpect: { oom: none }\n",
+    );
     const run = start(["run", path, "--reporter", "json"]);
     await eventually(() => processesWith("--sync-fd").length === 1, "the worker");
     process.kill(processesWith("--sync-fd")[0] ?? 0, "SIGKILL");
     const { stdout, exitCode } = await run.ended;
-    const [told] = JSON.parse(String(stdout)).scenarios;
-    expect(told).toMatchObject({ status: "inconclusive", reason: expect.stringMatching(/SIGKILL that no kernel record or counter explains/), observed: { oom: "none", kills: [] } });
+    const [told] = JSON.parse(stdout).scenarios;
+    expect(told).toMatchObject({
+      status: "inconclusive",
+      reason: expect.stringMatching(/SIGKILL that no kernel record or counter explains/),
+      observed: { oom: "none", kills: [] },
+    });
     expect(exitCode).toBe(3);
   });
 
   test("a cgroup that is removed under its feet is told in plain words", async () => {
     const path = join(folder, "removed.yaml");
-    writeFileSync(path, "name: removed\ncgroups: { a: { memory.max: 64Mi }, b: { memory.max: 64Mi } }\nprocesses: { hog: { cgroup: a, stress: { anon: 1Mi, hold: 1500ms } } }\nexpect: { oom: none }\n");
+    writeFileSync(
+      path,
+      "name: removed\ncgroups: { a: { memory.max: 64Mi }, b: { memory.max: 64Mi } }\nprocesses: { hog: { cgroup: a, stress: { anon: 1Mi, hold: 1500ms } } }\nexpect: { oom: none }\n",
+    );
     const run = start(["run", path]);
-    await eventually(() => leftovers().some((line) => line.includes("oomlab-")) && processesWith("--sync-fd").length === 1, "the run's cgroup");
+    await eventually(
+      () => leftovers().some((line) => line.includes("oomlab-")) && processesWith("--sync-fd").length === 1,
+      "the run's cgroup",
+    );
     const top = leftovers().find((line) => /oomlab-[0-9a-z]+$/.test(line)) ?? "";
     await execa("rmdir", [join(top, "b")]);
     const { stdout, stderr, exitCode } = await run.ended;
-    expect(String(stdout)).toMatch(/errored in \d+ ms: the cgroup \S+\/b was removed while the run was using it/);
-    expect(`${String(stdout)}${String(stderr)}`).not.toMatch(/^\s+at /m);
+    expect(stdout).toMatch(/errored in \d+ ms: the cgroup \S+\/b was removed while the run was using it/);
+    expect(`${stdout}${stderr}`).not.toMatch(/^\s+at /m);
     expect(exitCode).toBe(3);
     expect(leftovers()).toEqual([]);
   });
 
   test("a reader that goes away is no error", async () => {
-    const { stderr } = await execa("sh", ["-c", `"${process.execPath}" "${bin}" run scenarios/memcg/own-limit.yaml | head -1`], { cwd: root, reject: false });
+    const { stderr } = await execa(
+      "sh",
+      ["-c", `"${process.execPath}" "${bin}" run scenarios/memcg/own-limit.yaml | head -1`],
+      { cwd: root, reject: false },
+    );
     expect(stderr).toBe("");
     expect(leftovers()).toEqual([]);
   });
@@ -116,11 +138,21 @@ describe("bad ends", needs(canRun), () => {
   test("a folder or file that cannot be written is told before anything is run", async () => {
     const file = join(folder, "a-file");
     writeFileSync(file, "");
-    const { stderr, exitCode } = await oomlab(["run", "scenarios/memcg/own-limit.yaml", "--output", join(file, "below")]);
+    const { stderr, exitCode } = await oomlab([
+      "run",
+      "scenarios/memcg/own-limit.yaml",
+      "--output",
+      join(file, "below"),
+    ]);
     expect(exitCode).toBe(3);
     expect(stderr).toMatch(/^oomlab: records cannot be written to .*a-file\/below: /);
     expect(stderr).not.toMatch(/^\s+at /m);
-    const report = await oomlab(["run", "scenarios/memcg/own-limit.yaml", "--reporter", `json=${join(file, "below.json")}`]);
+    const report = await oomlab([
+      "run",
+      "scenarios/memcg/own-limit.yaml",
+      "--reporter",
+      `json=${join(file, "below.json")}`,
+    ]);
     expect(report.exitCode).toBe(3);
     expect(report.stderr).toMatch(/^oomlab: the report .*below\.json cannot be written: /);
   });
@@ -142,38 +174,71 @@ describe("bad ends", needs(canRun), () => {
 
 describe("machines that lack something", needs(canRun), () => {
   /** oomlab in a mount namespace of its own, after some shell commands there. */
-  const within = async (commands: string, args: string[]): Promise<{ stdout: string; stderr: string; exitCode: number | undefined }> => {
-    const { stdout, stderr, exitCode } = await execa("unshare", ["--mount", "sh", "-c", `${commands} && exec "$@"`, "sh", process.execPath, bin, ...args], { cwd: root, reject: false });
+  const within = async (
+    commands: string,
+    args: string[],
+  ): Promise<{ stdout: string; stderr: string; exitCode: number | undefined }> => {
+    const { stdout, stderr, exitCode } = await execa(
+      "unshare",
+      ["--mount", "sh", "-c", `${commands} && exec "$@"`, "sh", process.execPath, bin, ...args],
+      { cwd: root, reject: false },
+    );
     return { stdout, stderr, exitCode };
   };
 
   test("a read-only cgroup filesystem is a reason to skip, with what to do", async () => {
-    const { stdout, exitCode } = await within("for m in $(awk '$3 ~ /^cgroup/ {print $2}' /proc/mounts); do mount -o remount,ro,bind $m; done", ["run", "scenarios/memcg/own-limit.yaml"]);
-    expect(stdout).toMatch(/skipped: the cgroup filesystem at .* is mounted read-only \(a container: run it with --privileged\)/);
+    const { stdout, exitCode } = await within(
+      "for m in $(awk '$3 ~ /^cgroup/ {print $2}' /proc/mounts); do mount -o remount,ro,bind $m; done",
+      ["run", "scenarios/memcg/own-limit.yaml"],
+    );
+    expect(stdout).toMatch(
+      /skipped: the cgroup filesystem at .* is mounted read-only \(a container: run it with --privileged\)/,
+    );
     expect(exitCode).toBe(3);
   });
 
   test("without /dev/kmsg there is no proof, so nothing is run", async () => {
-    const { stdout, exitCode } = await within("mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9", ["run", "scenarios/memcg/own-limit.yaml"]);
+    const { stdout, exitCode } = await within(
+      "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9",
+      ["run", "scenarios/memcg/own-limit.yaml"],
+    );
     expect(stdout).toMatch(/skipped: there is no \/dev\/kmsg/);
     expect(exitCode).toBe(3);
   });
 
   test("without a memory controller the reason names it", async () => {
-    const { stdout, exitCode } = await within("umount -l /sys/fs/cgroup/memory 2>/dev/null || umount -l /sys/fs/cgroup", ["run", "scenarios/memcg/own-limit.yaml"]);
+    const { stdout, exitCode } = await within(
+      "umount -l /sys/fs/cgroup/memory 2>/dev/null || umount -l /sys/fs/cgroup",
+      ["run", "scenarios/memcg/own-limit.yaml"],
+    );
     expect(stdout).toMatch(/skipped: cgroup v[12]/);
     expect(exitCode).toBe(3);
-    expect((await within("umount -l /sys/fs/cgroup/memory 2>/dev/null || umount -l /sys/fs/cgroup", ["doctor"])).exitCode).toBe(3);
+    expect(
+      (await within("umount -l /sys/fs/cgroup/memory 2>/dev/null || umount -l /sys/fs/cgroup", ["doctor"])).exitCode,
+    ).toBe(3);
   });
 
   test("an ordinary user is told to be root", async () => {
     const copy = join(folder, "copy");
     for (const path of ["dist", "native/build/Release"]) mkdirSync(join(copy, path), { recursive: true });
     cpSync(join(root, "dist"), join(copy, "dist"), { recursive: true });
-    for (const file of ["oomlab.node", "stress"]) copyFileSync(join(root, "native/build/Release", file), join(copy, "native/build/Release", file));
+    for (const file of ["oomlab.node", "stress"])
+      copyFileSync(join(root, "native/build/Release", file), join(copy, "native/build/Release", file));
     copyFileSync(join(root, "scenarios/memcg/own-limit.yaml"), join(copy, "own-limit.yaml"));
     chmodSync(folder, 0o755);
-    const { stdout, stderr, exitCode } = await execa("setpriv", ["--reuid=65534", "--regid=65534", "--clear-groups", process.execPath, join(copy, "dist/oomlab.cjs"), "run", join(copy, "own-limit.yaml")], { reject: false });
+    const { stdout, stderr, exitCode } = await execa(
+      "setpriv",
+      [
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        process.execPath,
+        join(copy, "dist/oomlab.cjs"),
+        "run",
+        join(copy, "own-limit.yaml"),
+      ],
+      { reject: false },
+    );
     expect(stdout).toMatch(/skipped: .*run oomlab as root/);
     expect(stderr).toBe("");
     expect(exitCode).toBe(3);
@@ -185,7 +250,9 @@ describe("machines that lack something", needs(canRun), () => {
     cpSync(join(root, "dist"), join(copy, "dist"), { recursive: true });
     copyFileSync(join(root, "scenarios/memcg/own-limit.yaml"), join(copy, "own-limit.yaml"));
     for (const args of [["run", join(copy, "own-limit.yaml")], ["stress", "-m", "1"], ["doctor"]]) {
-      const { stdout, stderr, exitCode } = await execa(process.execPath, [join(copy, "dist/oomlab.cjs"), ...args], { reject: false });
+      const { stdout, stderr, exitCode } = await execa(process.execPath, [join(copy, "dist/oomlab.cjs"), ...args], {
+        reject: false,
+      });
       expect(`${stdout}${stderr}`).toMatch(/the native part is not built.*\n.*run `npm run setup`/);
       expect(`${stdout}${stderr}`).not.toMatch(/^\s+at /m);
       expect(exitCode).toBe(3);
@@ -233,7 +300,13 @@ describe("the command line", () => {
     expect(file.exitCode).toBe(0);
     expect(stdin.stdout).toBe(file.stdout);
     const { kills } = JSON.parse(file.stdout);
-    expect(kills.map(({ kind, victim }: { kind: string; victim: { pid: number; comm: string } }) => [kind, victim.pid, victim.comm])).toEqual([["memcg", 27881, "stress"]]);
+    expect(
+      kills.map(({ kind, victim }: { kind: string; victim: { pid: number; comm: string } }) => [
+        kind,
+        victim.pid,
+        victim.comm,
+      ]),
+    ).toEqual([["memcg", 27881, "stress"]]);
   });
 
   test("explain of a log without a kill is status 0", async () => {
@@ -243,10 +316,14 @@ describe("the command line", () => {
   });
 
   test("schema prints a JSON Schema, stress the worker's help, doctor what is there", async () => {
-    expect(JSON.parse((await oomlab(["schema"])).stdout)).toMatchObject({ $schema: expect.stringContaining("json-schema.org") });
+    expect(JSON.parse((await oomlab(["schema"])).stdout)).toMatchObject({
+      $schema: expect.stringContaining("json-schema.org"),
+    });
     const help = await oomlab(["stress", "--help"]);
     expect(help.stdout).toContain("--vm-bytes");
     const doctor = JSON.parse((await oomlab(["doctor", "--reporter", "json"])).stdout);
-    expect(doctor.findings.map(({ name }: { name: string }) => name)).toEqual(expect.arrayContaining(["native part", "cgroup v1", "cgroup v2", "kernel log"]));
+    expect(doctor.findings.map(({ name }: { name: string }) => name)).toEqual(
+      expect.arrayContaining(["native part", "cgroup v1", "cgroup v2", "kernel log"]),
+    );
   });
 });

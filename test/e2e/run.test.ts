@@ -37,12 +37,23 @@ describe("run", needs(canRun), () => {
     const { stdout, exitCode } = await oomlab(["run", scenario("json", kill), "--reporter", "json"]);
     expect(exitCode).toBe(0);
     const report = JSON.parse(stdout);
-    expect(report).toMatchObject({ schemaVersion: 1, summary: { passed: 1, failed: 0, inconclusive: 0, skipped: 0, errored: 0 } });
+    expect(report).toMatchObject({
+      schemaVersion: 1,
+      summary: { passed: 1, failed: 0, inconclusive: 0, skipped: 0, errored: 0 },
+    });
     const [run] = report.scenarios;
     expect(run).toMatchObject({ name: "killed", machine: "host", status: "passed", reason: null });
     const [told, ...others] = run.observed.kills;
     expect(others).toEqual([]);
-    expect(told).toMatchObject({ kind: "memcg", constraint: "CONSTRAINT_MEMCG", trigger: "allocation", limit: "app", process: "hog", group: false, witnesses: ["kmsg", "counters", "exit"] });
+    expect(told).toMatchObject({
+      kind: "memcg",
+      constraint: "CONSTRAINT_MEMCG",
+      trigger: "allocation",
+      limit: "app",
+      process: "hog",
+      group: false,
+      witnesses: ["kmsg", "counters", "exit"],
+    });
     expect(told.victim).toMatchObject({ comm: "stress", uid: 0, oomScoreAdj: 0 });
     // What a worker of 64 MiB holds when it dies at 32 MiB: a little below the limit.
     expect(told.victim.anonRss).toBeGreaterThan(28 * 2 ** 20);
@@ -52,18 +63,28 @@ describe("run", needs(canRun), () => {
     expect(run.observed.processes.hog).toMatchObject({ exit: { code: null, signal: "SIGKILL" } });
     expect(run.observed.cgroups.app["memory.events"].oom_kill).toBe(1);
     for (const check of run.checks) expect(check.evidence.length, check.name).toBeGreaterThan(0);
-    expect(run.kernelLog.some((line: string) => /^\[ *\d+\.\d{6}\] Memory cgroup out of memory: /.test(line))).toBe(true);
+    expect(run.kernelLog.some((line: string) => /^\[ *\d+\.\d{6}\] Memory cgroup out of memory: /.test(line))).toBe(
+      true,
+    );
   });
 
   test("the evidence that a check cites stands in the record", async () => {
     const output = join(folder, "records");
     const { stdout } = await oomlab(["run", scenario("cited", kill), "--output", output, "--reporter", "json"]);
     const [file] = readdirSync(output);
-    const lines = readFileSync(join(output, file ?? ""), "utf8").trim().split("\n").map((line) => JSON.parse(line));
+    const lines = readFileSync(join(output, file ?? ""), "utf8")
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line));
     expect(lines.map(({ line }) => line)).toEqual(lines.map((_, index) => index + 1));
     const check = JSON.parse(stdout).scenarios[0].checks.find(({ name }: { name: string }) => name === "oom");
     const cited = check.evidence.map((line: number) => lines[line - 1]);
-    expect(cited.some(({ type, text }: { type: string; text: string }) => type === "kmsg" && text.includes("oom-kill:constraint=CONSTRAINT_MEMCG"))).toBe(true);
+    expect(
+      cited.some(
+        ({ type, text }: { type: string; text: string }) =>
+          type === "kmsg" && text.includes("oom-kill:constraint=CONSTRAINT_MEMCG"),
+      ),
+    ).toBe(true);
     expect(cited.some(({ type }: { type: string }) => type === "process-exit")).toBe(true);
     expect(cited.some(({ type }: { type: string }) => type === "counters")).toBe(true);
   });
@@ -71,7 +92,12 @@ describe("run", needs(canRun), () => {
   test("a record judged again without a run gives the same report", async () => {
     const output = join(folder, "again");
     const first = await oomlab(["run", scenario("again", kill), "--output", output, "--reporter", "json"]);
-    const again = await oomlab(["report", ...readdirSync(output).map((file) => join(output, file)), "--reporter", "json"]);
+    const again = await oomlab([
+      "report",
+      ...readdirSync(output).map((file) => join(output, file)),
+      "--reporter",
+      "json",
+    ]);
     expect(JSON.parse(again.stdout)).toEqual(JSON.parse(first.stdout));
     expect(again.exitCode).toBe(0);
   });
@@ -96,7 +122,11 @@ describe("run", needs(canRun), () => {
     ["a kill where none was expected", kill.replace("oom: memcg, limit: app, victims: [hog]", "oom: none"), "oom"],
     ["another kind than stated", kill.replace("oom: memcg", "oom: global"), "oom"],
     ["no kill where one was expected", kill.replace("64Mi", "8Mi"), "oom"],
-    ["a counter that is otherwise", kill.replace("victims: [hog]", "victims: [hog], counters: { app: { memory.events.oom_kill: 2 } }"), "counters.app.memory.events.oom_kill"],
+    [
+      "a counter that is otherwise",
+      kill.replace("victims: [hog]", "victims: [hog], counters: { app: { memory.events.oom_kill: 2 } }"),
+      "counters.app.memory.events.oom_kill",
+    ],
     ["another exit than stated", kill.replace("victims: [hog]", "victims: [hog], exit: { hog: 0 }"), "exit.hog"],
     ["a survivor that died", kill.replace("victims: [hog]", "survivors: [hog]"), "survivors.hog"],
     ["a log line that did not come", kill.replace("victims: [hog]", "log: ['no such line']"), "log"],
@@ -107,21 +137,33 @@ describe("run", needs(canRun), () => {
     expect(exitCode, name).toBe(1);
     const [run] = JSON.parse(stdout).scenarios;
     expect(run.status).toBe("failed");
-    expect(run.checks.filter(({ status }: { status: string }) => status === "failed").map((failed: { name: string }) => failed.name)).toContain(check);
+    expect(
+      run.checks
+        .filter(({ status }: { status: string }) => status === "failed")
+        .map((failed: { name: string }) => failed.name),
+    ).toContain(check);
   });
 
   test("a worker that the kernel refuses memory makes no verdict: ENOMEM is no OOM kill", async () => {
-    const yaml = "name: refused\ncgroups: { app: { memory.max: 64Mi } }\nprocesses: { hog: { cgroup: app, stress: { anon: 32Mi }, rlimits: { AS: 10Mi } } }\nexpect: { oom: none }\n";
+    const yaml =
+      "name: refused\ncgroups: { app: { memory.max: 64Mi } }\nprocesses: { hog: { cgroup: app, stress: { anon: 32Mi }, rlimits: { AS: 10Mi } } }\nexpect: { oom: none }\n";
     const { stdout, exitCode } = await oomlab(["run", scenario("refused", yaml), "--reporter", "json"]);
     expect(exitCode).toBe(3);
-    expect(JSON.parse(stdout).scenarios[0]).toMatchObject({ status: "inconclusive", reason: expect.stringContaining("ENOMEM") });
+    expect(JSON.parse(stdout).scenarios[0]).toMatchObject({
+      status: "inconclusive",
+      reason: expect.stringContaining("ENOMEM"),
+    });
   });
 
   test("a run that its timeout ended reads its own SIGKILL as none of the kernel's", async () => {
-    const yaml = "name: slow\ntimeout: 600ms\ncgroups: { app: { memory.max: 64Mi } }\nprocesses: { hog: { cgroup: app, stress: { anon: 48Mi, rate: 10Mi/s } } }\nexpect: { oom: none, victims: [] }\n";
+    const yaml =
+      "name: slow\ntimeout: 600ms\ncgroups: { app: { memory.max: 64Mi } }\nprocesses: { hog: { cgroup: app, stress: { anon: 48Mi, rate: 10Mi/s } } }\nexpect: { oom: none, victims: [] }\n";
     const { stdout, exitCode } = await oomlab(["run", scenario("slow", yaml), "--reporter", "json"]);
     const [run] = JSON.parse(stdout).scenarios;
-    expect(run).toMatchObject({ status: "passed", observed: { kills: [], processes: { hog: { exit: { signal: "SIGKILL" } } } } });
+    expect(run).toMatchObject({
+      status: "passed",
+      observed: { kills: [], processes: { hog: { exit: { signal: "SIGKILL" } } } },
+    });
     expect(run.notes).toContain("it was ended by its timeout of 600 ms");
     expect(exitCode).toBe(0);
   });
@@ -131,15 +173,22 @@ describe("run", needs(canRun), () => {
     const { stdout, exitCode } = await oomlab(["run", scenario("elsewhere", yaml)]);
     expect(exitCode).toBe(3);
     expect(stdout).toMatch(/- elsewhere {2}skipped: .*process hog has no memory limit above it/);
-    expect((await oomlab(["run", scenario("elsewhere", yaml), scenario("here", kill), "--fail-on-skipped"])).exitCode).toBe(1);
+    expect(
+      (await oomlab(["run", scenario("elsewhere", yaml), scenario("here", kill), "--fail-on-skipped"])).exitCode,
+    ).toBe(1);
     expect((await oomlab(["run", scenario("elsewhere", yaml), scenario("here", kill)])).exitCode).toBe(0);
   });
 
   test("each repetition, retry, shard and the first failure do what their flags say", async () => {
-    const path = scenario("flags", `${kill}---${kill.replace("name: killed", "name: other").replace("victims: [hog]", "victims: []")}`);
+    const path = scenario(
+      "flags",
+      `${kill}---${kill.replace("name: killed", "name: other").replace("victims: [hog]", "victims: []")}`,
+    );
     const statuses = async (...flags: string[]): Promise<string[]> => {
       const { stdout } = await oomlab(["run", path, "--reporter", "json", ...flags]);
-      return JSON.parse(stdout).scenarios.map(({ name, status }: { name: string; status: string }) => `${name} ${status}`);
+      return JSON.parse(stdout).scenarios.map(
+        ({ name, status }: { name: string; status: string }) => `${name} ${status}`,
+      );
     };
     expect(await statuses()).toEqual(["killed passed", "other failed"]);
     expect(await statuses("--repeat-each", "2", "-g", "killed")).toEqual(["killed passed", "killed passed"]);
@@ -152,7 +201,9 @@ describe("run", needs(canRun), () => {
 
   test("two oomlabs at once see each other's kills as foreign at most", async () => {
     const path = scenario("twice", kill);
-    const runs = await Promise.all([1, 2, 3].map(() => oomlab(["run", path, "--repeat-each", "3", "--reporter", "json"])));
+    const runs = await Promise.all(
+      [1, 2, 3].map(() => oomlab(["run", path, "--repeat-each", "3", "--reporter", "json"])),
+    );
     for (const { stdout, exitCode } of runs) {
       expect(exitCode).toBe(0);
       for (const { observed } of JSON.parse(stdout).scenarios) {
@@ -165,7 +216,15 @@ describe("run", needs(canRun), () => {
 
   test("--dry-run prints the plan and makes nothing", async () => {
     const before = leftovers();
-    const { stdout, exitCode } = await oomlab(["run", "--dry-run", "--reporter", "json", "--cgroup", "v1,v2", scenario("dry", kill)]);
+    const { stdout, exitCode } = await oomlab([
+      "run",
+      "--dry-run",
+      "--reporter",
+      "json",
+      "--cgroup",
+      "v1,v2",
+      scenario("dry", kill),
+    ]);
     expect(exitCode).toBe(0);
     const { scenarios } = JSON.parse(stdout);
     expect(scenarios.map(({ cgroupVersion }: { cgroupVersion: number }) => cgroupVersion)).toEqual([1, 2]);
@@ -177,7 +236,11 @@ describe("run", needs(canRun), () => {
         { file: "memory.memsw.limit_in_bytes", value: "33554432" },
       ],
     });
-    expect(scenarios[1].cgroups[0].writes[0]).toEqual({ file: "memory.max", value: "33554432", why: "memory.max: 32Mi" });
+    expect(scenarios[1].cgroups[0].writes[0]).toEqual({
+      file: "memory.max",
+      value: "33554432",
+      why: "memory.max: 32Mi",
+    });
     expect(scenarios[0].processes[0]).toMatchObject({ name: "hog", cgroup: "app", oomScoreAdj: null });
     expect(leftovers()).toEqual(before);
   });
@@ -188,8 +251,13 @@ describe("the shipped scenarios", needs(canRun), () => {
     const { stdout } = await oomlab(["run", "scenarios", "-g", "^(?!.*full scale)", "--reporter", "json"]);
     const { scenarios } = JSON.parse(stdout);
     const unexpected = scenarios
-      .filter(({ status, reason }: { status: string; reason: string }) => status !== "passed" && !(status === "skipped" && /cgroup v[12]/.test(reason)))
-      .map(({ name, status, reason }: { name: string; status: string; reason: string }) => `${name}: ${status}: ${reason}`);
+      .filter(
+        ({ status, reason }: { status: string; reason: string }) =>
+          status !== "passed" && !(status === "skipped" && /cgroup v[12]/.test(reason)),
+      )
+      .map(
+        ({ name, status, reason }: { name: string; status: string; reason: string }) => `${name}: ${status}: ${reason}`,
+      );
     expect(unexpected).toEqual([]);
     expect(scenarios.length).toBeGreaterThan(40);
     expect(leftovers()).toEqual([]);
@@ -198,8 +266,13 @@ describe("the shipped scenarios", needs(canRun), () => {
   test("each has a negative control, whose outcome is another one", async () => {
     const { stdout } = await oomlab(["run", "--list", "scenarios", "-g", "^(?!.*full scale)"]);
     const names = stdout.split("\n").map((line) => line.split("  ").slice(1).join("  "));
-    const controls = new Set(names.filter((name) => name.endsWith(", control")).map((name) => name.slice(0, -", control".length)));
-    const without = names.filter((name) => !name.endsWith(", control") && !controls.has(name) && !/^a container (over|within) its limit$/.test(name));
+    const controls = new Set(
+      names.filter((name) => name.endsWith(", control")).map((name) => name.slice(0, -", control".length)),
+    );
+    const without = names.filter(
+      (name) =>
+        !name.endsWith(", control") && !controls.has(name) && !/^a container (over|within) its limit$/.test(name),
+    );
     expect(without).toEqual([]);
   });
 });

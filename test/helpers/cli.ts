@@ -19,8 +19,16 @@ interface CliOptions {
 }
 
 /** Starts the built command line. `ended` never rejects. */
-export function start(args: string[], options: CliOptions = {}): { kill(signal: NodeJS.Signals): void; ended: Promise<Ended> } {
-  const child = execa(process.execPath, [bin, ...args], { cwd: root, reject: false, env: { NO_COLOR: "1" }, ...options });
+export function start(
+  args: string[],
+  options: CliOptions = {},
+): { kill(signal: NodeJS.Signals): void; ended: Promise<Ended> } {
+  const child = execa(process.execPath, [bin, ...args], {
+    cwd: root,
+    reject: false,
+    env: { NO_COLOR: "1" },
+    ...options,
+  });
   return {
     kill: (signal) => void child.kill(signal),
     ended: child.then(({ stdout, stderr, exitCode, signal }) => ({ stdout, stderr, exitCode, signal })),
@@ -51,7 +59,8 @@ export function leftovers(): string[] {
     for (const entry of entries) {
       if (!entry.isDirectory()) continue;
       const path = join(directory, entry.name);
-      if (entry.name.startsWith("oomlab-")) found.push(path, ...readProcs(join(path, "cgroup.procs")).map((pid) => `${path}: pid ${pid}`));
+      if (entry.name.startsWith("oomlab-"))
+        found.push(path, ...readProcs(join(path, "cgroup.procs")).map((pid) => `${path}: pid ${pid}`));
       search(path);
     }
   };
@@ -65,7 +74,10 @@ export function processesWith(word: string): number[] {
     .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
     .filter((pid) => {
       try {
-        return readFileSync(`/proc/${pid}/cmdline`, "latin1").includes(word) && !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "latin1"));
+        return (
+          readFileSync(`/proc/${pid}/cmdline`, "latin1").includes(word) &&
+          !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "latin1"))
+        );
       } catch {
         return false;
       }

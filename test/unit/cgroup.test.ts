@@ -73,8 +73,17 @@ describe("cgroup v1", () => {
   });
 
   test("counts descendants in memory.events, not in memory.events.local, as v2 does", () => {
-    expect(counters("pod")).toMatchObject({ "memory.events.oom_kill": 2, "memory.events.local.oom_kill": 0, "memory.events.max": 7, "memory.events.local.max": 7 });
-    expect(counters("")).toMatchObject({ "memory.events.oom_kill": 2, "memory.events.max": 7, "memory.events.local.max": 0 });
+    expect(counters("pod")).toMatchObject({
+      "memory.events.oom_kill": 2,
+      "memory.events.local.oom_kill": 0,
+      "memory.events.max": 7,
+      "memory.events.local.max": 7,
+    });
+    expect(counters("")).toMatchObject({
+      "memory.events.oom_kill": 2,
+      "memory.events.max": 7,
+      "memory.events.local.max": 0,
+    });
   });
 
   test("does not tell how often a limit was hit where the kernel does not count it", () => {
@@ -98,11 +107,19 @@ describe("cgroup v1", () => {
   });
 
   test("fills an empty cpuset from its parent, or no task could enter it", () => {
-    files({ "cpuset/run/cpuset.cpus": "0-1\n", "cpuset/run/cpuset.mems": "0\n", "cpuset/run/pod/cpuset.cpus": "\n", "cpuset/run/pod/cpuset.mems": "\n" });
+    files({
+      "cpuset/run/cpuset.cpus": "0-1\n",
+      "cpuset/run/cpuset.mems": "0\n",
+      "cpuset/run/pod/cpuset.cpus": "\n",
+      "cpuset/run/pod/cpuset.mems": "\n",
+    });
     const driver = openCgroups({ ...probe, version: 1, directory: tree, cpusetDirectory: join(tree, "cpuset") }, "run");
     driver.create("pod");
     expect(driver.write("pod", "cpuset.cpus", "0")).toBe("0");
-    expect(driver.placement("pod").cgroupProcs).toEqual([join(tree, "run/pod/cgroup.procs"), join(tree, "cpuset/run/pod/cgroup.procs")]);
+    expect(driver.placement("pod").cgroupProcs).toEqual([
+      join(tree, "run/pod/cgroup.procs"),
+      join(tree, "cpuset/run/pod/cgroup.procs"),
+    ]);
     driver.close();
   });
 });
@@ -116,7 +133,8 @@ describe("cgroup v2", () => {
       "run/app/memory.events.local": "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\n",
       "run/app/memory.swap.events": "high 0\nmax 0\nfail 2\n",
       "run/app/memory.stat": "anon 4096\nfile 0\n",
-      "run/app/memory.pressure": "some avg10=1.50 avg60=0.00 avg300=0.00 total=77\nfull avg10=0.25 avg60=0.00 avg300=0.00 total=5\n",
+      "run/app/memory.pressure":
+        "some avg10=1.50 avg60=0.00 avg300=0.00 total=77\nfull avg10=0.25 avg60=0.00 avg300=0.00 total=5\n",
       "run/app/cgroup.procs": "",
     });
     const driver = openCgroups({ ...probe, version: 2, directory: tree }, "run");
@@ -192,7 +210,9 @@ describe("probing", () => {
     });
     const { hierarchies, problems, memoryController } = probeCgroups(tree);
     expect(memoryController).toBe(1);
-    expect(hierarchies).toMatchObject([{ version: 1, directory: join(tree, "sys/fs/cgroup/memory/user"), path: "/user", memsw: false }]);
+    expect(hierarchies).toMatchObject([
+      { version: 1, directory: join(tree, "sys/fs/cgroup/memory/user"), path: "/user", memsw: false },
+    ]);
     expect(problems[2]).toMatch(/cgroup v2's memory controller is not available/);
   });
 
@@ -209,7 +229,10 @@ describe("probing", () => {
       "sys/fs/cgroup/user.slice/session-1.scope/cgroup.subtree_control": "\n",
       "sys/fs/cgroup/user.slice/session-1.scope/cgroup.procs": "1\n",
     });
-    expect(probeCgroups(tree)).toMatchObject({ memoryController: 2, hierarchies: [{ version: 2, directory: join(tree, "sys/fs/cgroup/user.slice"), path: "/user.slice" }] });
+    expect(probeCgroups(tree)).toMatchObject({
+      memoryController: 2,
+      hierarchies: [{ version: 2, directory: join(tree, "sys/fs/cgroup/user.slice"), path: "/user.slice" }],
+    });
   });
 
   test("says what to do where a container's root cgroup holds processes and passes nothing on", () => {
@@ -232,11 +255,20 @@ describe("probing", () => {
       "proc/self/cgroup": "4:memory:/docker/0123\n",
       "sys/fs/cgroup/memory/memory.limit_in_bytes": "",
     });
-    expect(probeCgroups(tree).hierarchies).toMatchObject([{ version: 1, directory: join(tree, "sys/fs/cgroup/memory"), path: "/docker/0123" }]);
+    expect(probeCgroups(tree).hierarchies).toMatchObject([
+      { version: 1, directory: join(tree, "sys/fs/cgroup/memory"), path: "/docker/0123" },
+    ]);
   });
 
   test("without any cgroup filesystem both versions say so", () => {
     files({ "proc/self/mountinfo": "", "proc/self/cgroup": "" });
-    expect(probeCgroups(tree)).toEqual({ hierarchies: [], memoryController: null, problems: { 1: "cgroup v1's memory controller is not mounted on this machine", 2: "cgroup v2 is not mounted on this machine" } });
+    expect(probeCgroups(tree)).toEqual({
+      hierarchies: [],
+      memoryController: null,
+      problems: {
+        1: "cgroup v1's memory controller is not mounted on this machine",
+        2: "cgroup v2 is not mounted on this machine",
+      },
+    });
   });
 });

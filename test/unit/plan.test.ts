@@ -12,18 +12,20 @@ function plan(yaml: string, caps: Capabilities = machineWith(), options: Partial
 const hog = "processes: { hog: { cgroup: app, stress: { anon: 100Mi } } }";
 const v1 = { cgroupVersion: 1 } as const;
 const v2 = { cgroupVersion: 2 } as const;
-const writes = (of: Plan, name = "app"): string[] => of.cgroups.find((cgroup) => cgroup.name === name)?.writes.map(({ file, value }) => `${file}=${value}`) ?? [];
+const writes = (of: Plan, name = "app"): string[] =>
+  of.cgroups.find((cgroup) => cgroup.name === name)?.writes.map(({ file, value }) => `${file}=${value}`) ?? [];
 
 describe("cgroup files", () => {
   test("v2 gets the files as written, sizes in bytes", () => {
-    expect(writes(plan(`cgroups: { app: { memory.max: 200Mi, memory.swap.max: 0 } }\n${hog}`, machineWith(), v2))).toEqual(["memory.max=209715200", "memory.swap.max=0"]);
+    expect(
+      writes(plan(`cgroups: { app: { memory.max: 200Mi, memory.swap.max: 0 } }\n${hog}`, machineWith(), v2)),
+    ).toEqual(["memory.max=209715200", "memory.swap.max=0"]);
   });
 
   test("on v1 memory and swap are limited together, the limit first", () => {
-    expect(writes(plan(`cgroups: { app: { memory.swap.max: 50Mi, memory.max: 200Mi } }\n${hog}`, machineWith(), v1))).toEqual([
-      "memory.limit_in_bytes=209715200",
-      "memory.memsw.limit_in_bytes=262144000",
-    ]);
+    expect(
+      writes(plan(`cgroups: { app: { memory.swap.max: 50Mi, memory.max: 200Mi } }\n${hog}`, machineWith(), v1)),
+    ).toEqual(["memory.limit_in_bytes=209715200", "memory.memsw.limit_in_bytes=262144000"]);
   });
 
   test("a write names the scenario's words it comes from", () => {
@@ -32,7 +34,9 @@ describe("cgroup files", () => {
   });
 
   test("an unlimited memory.max is -1 on v1", () => {
-    expect(writes(plan(`cgroups: { app: { memory.max: max } }\n${hog}`, machineWith(), v1))).toEqual(["memory.limit_in_bytes=-1"]);
+    expect(writes(plan(`cgroups: { app: { memory.max: max } }\n${hog}`, machineWith(), v1))).toEqual([
+      "memory.limit_in_bytes=-1",
+    ]);
   });
 
   test.each([
@@ -47,16 +51,24 @@ describe("cgroup files", () => {
   });
 
   test("memory.oom.group 0 is what v1 does anyway", () => {
-    expect(plan(`cgroups: { app: { memory.max: 90Mi, memory.oom.group: 0 } }\n${hog}`, machineWith(), v1).skip).toBeNull();
+    expect(
+      plan(`cgroups: { app: { memory.max: 90Mi, memory.oom.group: 0 } }\n${hog}`, machineWith(), v1).skip,
+    ).toBeNull();
   });
 
   test("v1's own names are skipped on v2", () => {
-    expect(plan(`cgroups: { app: { memory.limit_in_bytes: 90Mi } }\n${hog}`, machineWith(), v2).skip).toMatch(/memory\.limit_in_bytes is cgroup v1's own/);
+    expect(plan(`cgroups: { app: { memory.limit_in_bytes: 90Mi } }\n${hog}`, machineWith(), v2).skip).toMatch(
+      /memory\.limit_in_bytes is cgroup v1's own/,
+    );
   });
 
   test("v2 passes controllers on to children with limits, and forbids a process beside them", () => {
-    const yaml = "cgroups: { pod: { memory.max: 1Gi }, pod/app: { memory.max: 90Mi } }\nprocesses: { hog: { cgroup: pod/app, stress: { anon: 1Mi } } }";
-    expect(writes(plan(yaml, machineWith(), v2), "pod")).toEqual(["memory.max=1073741824", "cgroup.subtree_control=+memory"]);
+    const yaml =
+      "cgroups: { pod: { memory.max: 1Gi }, pod/app: { memory.max: 90Mi } }\nprocesses: { hog: { cgroup: pod/app, stress: { anon: 1Mi } } }";
+    expect(writes(plan(yaml, machineWith(), v2), "pod")).toEqual([
+      "memory.max=1073741824",
+      "cgroup.subtree_control=+memory",
+    ]);
     const beside = yaml.replace("hog: {", "init: { cgroup: pod, stress: { anon: 1Mi } }, hog: {");
     expect(plan(beside, machineWith(), v2).skip).toMatch(/no internal processes/);
     expect(plan(beside, machineWith(), v1).skip).toBeNull();
@@ -71,12 +83,28 @@ describe("cgroup files", () => {
 
 describe("safety", () => {
   test.each([
-    ["a process without a cgroup", "processes: { hog: { stress: { anon: 1Mi } } }", /process hog has no memory limit above it/],
+    [
+      "a process without a cgroup",
+      "processes: { hog: { stress: { anon: 1Mi } } }",
+      /process hog has no memory limit above it/,
+    ],
     ["a cgroup without a limit", `cgroups: { app: {} }\n${hog}`, /process hog has no memory limit above it/],
-    ["a limit that a step lifts", `cgroups: { app: { memory.max: 90Mi } }\n${hog}\nsteps: [write: { cgroup: app, memory.max: max }]`, /process hog has no memory limit above it/],
-    ["machine sizes", `machine: { memory: 1Gi }\ncgroups: { app: { memory.max: 90Mi } }\n${hog}`, /it states the machine's memory \(1Gi\)/],
+    [
+      "a limit that a step lifts",
+      `cgroups: { app: { memory.max: 90Mi } }\n${hog}\nsteps: [write: { cgroup: app, memory.max: max }]`,
+      /process hog has no memory limit above it/,
+    ],
+    [
+      "machine sizes",
+      `machine: { memory: 1Gi }\ncgroups: { app: { memory.max: 90Mi } }\n${hog}`,
+      /it states the machine's memory \(1Gi\)/,
+    ],
     ["swap", `machine: { swap: 512Mi }\ncgroups: { app: { memory.max: 90Mi } }\n${hog}`, /swap \(512Mi\)/],
-    ["sysctls", `machine: { sysctl: { vm.panic_on_oom: 1 } }\ncgroups: { app: { memory.max: 90Mi } }\n${hog}`, /sysctls \(vm\.panic_on_oom\)/],
+    [
+      "sysctls",
+      `machine: { sysctl: { vm.panic_on_oom: 1 } }\ncgroups: { app: { memory.max: 90Mi } }\n${hog}`,
+      /sysctls \(vm\.panic_on_oom\)/,
+    ],
     ["sysrq", `cgroups: { app: { memory.max: 90Mi } }\n${hog}\nsteps: [sysrq: f]`, /"sysrq" acts on the whole machine/],
   ])("%s needs a machine of its own", (_, yaml, reason) => {
     const { skip, processes } = plan(yaml);
@@ -91,13 +119,20 @@ describe("safety", () => {
   });
 
   test("a parent's limit holds its children", () => {
-    expect(plan("cgroups: { pod: { memory.max: 90Mi }, pod/app: {} }\nprocesses: { hog: { cgroup: pod/app, stress: { anon: 1Gi } } }").skip).toBeNull();
+    expect(
+      plan(
+        "cgroups: { pod: { memory.max: 90Mi }, pod/app: {} }\nprocesses: { hog: { cgroup: pod/app, stress: { anon: 1Gi } } }",
+      ).skip,
+    ).toBeNull();
   });
 
   test("limits that together are more than is available are skipped with both numbers", () => {
-    const yaml = "cgroups: { a: { memory.max: 1Gi }, b: { memory.max: 1Gi } }\nprocesses: { p: { cgroup: a, stress: { anon: 4Gi } }, q: { cgroup: b, stress: { anon: 512Mi } } }";
+    const yaml =
+      "cgroups: { a: { memory.max: 1Gi }, b: { memory.max: 1Gi } }\nprocesses: { p: { cgroup: a, stress: { anon: 4Gi } }, q: { cgroup: b, stress: { anon: 512Mi } } }";
     expect(plan(yaml, machineWith({ memAvailable: 3 * 2 ** 30 })).skip).toBeNull();
-    expect(plan(yaml, machineWith({ memAvailable: 1.5 * 2 ** 30 })).skip).toBe("it could take 1536Mi of memory, and 1536Mi are available on this machine, which keeps 512Mi for itself");
+    expect(plan(yaml, machineWith({ memAvailable: 1.5 * 2 ** 30 })).skip).toBe(
+      "it could take 1536Mi of memory, and 1536Mi are available on this machine, which keeps 512Mi for itself",
+    );
   });
 
   test("a stated need of free memory is checked", () => {
@@ -106,21 +141,28 @@ describe("safety", () => {
   });
 
   test("what is expected does not decide where a scenario runs", () => {
-    expect(plan(`cgroups: { app: { memory.max: 90Mi } }\n${hog}\nexpect: { oom: global, panic: true }`).skip).toBeNull();
+    expect(
+      plan(`cgroups: { app: { memory.max: 90Mi } }\n${hog}\nexpect: { oom: global, panic: true }`).skip,
+    ).toBeNull();
   });
 });
 
 describe("privileges", () => {
-  const yaml = (process: string): string => `cgroups: { app: { memory.max: 90Mi } }\nprocesses: { hog: { cgroup: app, stress: { anon: 1Mi }, ${process} } }`;
+  const yaml = (process: string): string =>
+    `cgroups: { app: { memory.max: 90Mi } }\nprocesses: { hog: { cgroup: app, stress: { anon: 1Mi }, ${process} } }`;
 
   test("lowering oom_score_adj needs CAP_SYS_RESOURCE, raising it does not", () => {
     const caps = machineWith({ capabilities: [] });
-    expect(plan(yaml("oom_score_adj: -500"), caps).skip).toMatch(/lowering oom_score_adj to -500 needs CAP_SYS_RESOURCE/);
+    expect(plan(yaml("oom_score_adj: -500"), caps).skip).toMatch(
+      /lowering oom_score_adj to -500 needs CAP_SYS_RESOURCE/,
+    );
     expect(plan(yaml("oom_score_adj: 500"), caps).skip).toBeNull();
   });
 
   test("an unreadable kernel log and an unusable controller are reasons", () => {
-    expect(plan(yaml("oom_score_adj: 0"), machineWith({ kmsgProblem: "no permission to read /dev/kmsg" })).skip).toBe("no permission to read /dev/kmsg");
+    expect(plan(yaml("oom_score_adj: 0"), machineWith({ kmsgProblem: "no permission to read /dev/kmsg" })).skip).toBe(
+      "no permission to read /dev/kmsg",
+    );
     const caps = machineWith({ cgroupProblems: { 2: "cgroup v2 is not mounted" } }, [1]);
     expect(plan(yaml("oom_score_adj: 0"), caps, v2).skip).toBe("cgroup v2 is not mounted");
     expect(plan(yaml("oom_score_adj: 0"), caps).cgroupVersion).toBe(1);
@@ -129,7 +171,9 @@ describe("privileges", () => {
 
 describe("workloads", () => {
   test("a percentage is one of the limit above the process", () => {
-    const { processes } = plan("cgroups: { app: { memory.max: 200Mi } }\nprocesses: { hog: { cgroup: app, stress: { anon: 50% } } }");
+    const { processes } = plan(
+      "cgroups: { app: { memory.max: 200Mi } }\nprocesses: { hog: { cgroup: app, stress: { anon: 50% } } }",
+    );
     expect(processes[0]).toMatchObject({ argv: ["--anon", "104857600"], bytes: 104857600 });
   });
 
@@ -137,12 +181,16 @@ describe("workloads", () => {
     const { processes } = plan(
       "cgroups: { app: { memory.max: 200Mi } }\nprocesses: { hog: { cgroup: app, stress: { anon: 1Mi, fileWrite: 2Mi, rate: 50Mi/s, delay: 1s, hold: forever, workers: 2, threads: 2, hugePages: false, populate: true, content: random } } }",
     );
-    expect(processes[0]?.argv.join(" ")).toBe("--anon 1048576 --file-write 2097152 --content random --populate --huge-pages off --rate 52428800/s --delay 1000ms --hold forever --workers 2 --threads 2");
+    expect(processes[0]?.argv.join(" ")).toBe(
+      "--anon 1048576 --file-write 2097152 --content random --populate --huge-pages off --rate 52428800/s --delay 1000ms --hold forever --workers 2 --threads 2",
+    );
     expect(processes[0]).toMatchObject({ bytes: 3145728, workers: 2, waits: true });
   });
 
   test("a command keeps its own words", () => {
-    const { processes } = plan('cgroups: { app: { memory.max: 200Mi } }\nprocesses: { a: { cgroup: app, command: "tail /dev/zero; exit 0" }, b: { cgroup: app, command: [tail, /dev/zero] } }');
+    const { processes } = plan(
+      'cgroups: { app: { memory.max: 200Mi } }\nprocesses: { a: { cgroup: app, command: "tail /dev/zero; exit 0" }, b: { cgroup: app, command: [tail, /dev/zero] } }',
+    );
     expect(processes.map(({ argv, bytes }) => [argv, bytes])).toEqual([
       [["/bin/sh", "-c", "tail /dev/zero; exit 0"], null],
       [["tail", "/dev/zero"], null],

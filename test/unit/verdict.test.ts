@@ -12,37 +12,64 @@ const top = real.find((event) => event.type === "run")?.plan.top.name ?? "";
 type Change = (event: RunEvent) => RunEventBody | null;
 
 /** The record with some events changed, or left out. */
-const changed = (change: Change): RunEvent[] => real.flatMap((event) => {
-  const body = change(structuredClone(event));
-  return body === null ? [] : [{ line: event.line, t: event.t, ...body }];
-});
+const changed = (change: Change): RunEvent[] =>
+  real.flatMap((event) => {
+    const body = change(structuredClone(event));
+    return body === null ? [] : [{ line: event.line, t: event.t, ...body }];
+  });
 
 const kmsg = (event: RunEvent, words: RegExp): boolean => event.type === "kmsg" && words.test(event.text);
-const check = (verdict: Verdict, name: string): Verdict["checks"][number] | undefined => verdict.checks.find((one) => one.name === name);
-const withText = (replace: (text: string) => string): Change => (event) => (event.type === "kmsg" ? { ...event, text: replace(event.text) } : event);
+const check = (verdict: Verdict, name: string): Verdict["checks"][number] | undefined =>
+  verdict.checks.find((one) => one.name === name);
+const withText =
+  (replace: (text: string) => string): Change =>
+  (event) =>
+    event.type === "kmsg" ? { ...event, text: replace(event.text) } : event;
 
 test("three witnesses that agree make a kill, with its limit and its victim", () => {
   const verdict = judge(real);
   expect(verdict.status).toBe("passed");
-  expect(verdict.observed?.kills).toMatchObject([{ kind: "memcg", constraint: "CONSTRAINT_MEMCG", limit: "pod/app", process: "hog", witnesses: ["kmsg", "counters", "exit"], missing: [] }]);
+  expect(verdict.observed?.kills).toMatchObject([
+    {
+      kind: "memcg",
+      constraint: "CONSTRAINT_MEMCG",
+      limit: "pod/app",
+      process: "hog",
+      witnesses: ["kmsg", "counters", "exit"],
+      missing: [],
+    },
+  ]);
 });
 
 test("every check cites lines that the record has", () => {
   const lines = new Set(real.map(({ line }) => line));
   for (const { name, evidence } of judge(real).checks) {
     expect(evidence.length, name).toBeGreaterThan(0);
-    expect(evidence.every((line) => lines.has(line)), name).toBe(true);
+    expect(
+      evidence.every((line) => lines.has(line)),
+      name,
+    ).toBe(true);
   }
 });
 
 describe("the kernel log", () => {
   test("is matched by the run's own cgroup, whatever path a container or a scope puts before it", () => {
-    const verdict = judge(changed(withText((text) => text.replaceAll(/_memcg=\S*?\/oomlab-/g, (found) => found.replace(/=.*\/oomlab-/, "=/system.slice/docker-0123.scope/oomlab-")))));
+    const verdict = judge(
+      changed(
+        withText((text) =>
+          text.replaceAll(/_memcg=\S*?\/oomlab-/g, (found) =>
+            found.replace(/=.*\/oomlab-/, "=/system.slice/docker-0123.scope/oomlab-"),
+          ),
+        ),
+      ),
+    );
     expect(verdict).toMatchObject({ status: "passed", observed: { kills: [{ limit: "pod/app", process: "hog" }] } });
   });
 
   test("names another cgroup's limit as that, not as the expected one", () => {
-    const verdict = judge(changed(withText((text) => text.replace(/oom_memcg=([^,]*)\/pod\/app,/, "oom_memcg=$1/pod,"))));
+    const verdict = judge(
+      changed(withText((text) => text.replace(/oom_memcg=([^,]*)\/pod\/app,/, "oom_memcg=$1/pod,"))),
+    );
     expect(verdict.status).toBe("failed");
     expect(check(verdict, "limit")).toMatchObject({ expected: "pod/app", actual: "pod", status: "failed" });
   });
@@ -53,20 +80,32 @@ describe("the kernel log", () => {
   });
 
   test("with its head taken by the rate limit still makes a memcg kill, its limit told by the notifications", () => {
-    const verdict = judge(changed((event) => (event.type === "kmsg" && !/Killed process/.test(event.text) ? null : event)));
+    const verdict = judge(
+      changed((event) => (event.type === "kmsg" && !/Killed process/.test(event.text) ? null : event)),
+    );
     expect(verdict.status).toBe("passed");
-    expect(verdict.observed?.kills).toMatchObject([{ kind: "memcg", constraint: null, limit: "pod/app", process: "hog", missing: ["header", "oom-kill"] }]);
+    expect(verdict.observed?.kills).toMatchObject([
+      { kind: "memcg", constraint: null, limit: "pod/app", process: "hog", missing: ["header", "oom-kill"] },
+    ]);
   });
 
   test("with its head taken and no notification leaves the limit open", () => {
-    const verdict = judge(changed((event) => ((event.type === "kmsg" && !/Killed process/.test(event.text)) || event.type === "oom-event" ? null : event)));
+    const verdict = judge(
+      changed((event) =>
+        (event.type === "kmsg" && !/Killed process/.test(event.text)) || event.type === "oom-event" ? null : event,
+      ),
+    );
     expect(verdict.status).toBe("inconclusive");
     expect(check(verdict, "oom")?.status).toBe("passed");
     expect(check(verdict, "limit")).toMatchObject({ actual: null, status: "inconclusive" });
   });
 
   test("lost altogether leaves the kind open, though counters and exit status tell of a kill", () => {
-    const verdict = judge(changed((event) => (event.type !== "kmsg" ? event : kmsg(event, /Killed process/) ? { type: "kmsg-lost", afterSeq: 1 } : null)));
+    const verdict = judge(
+      changed((event) =>
+        event.type !== "kmsg" ? event : kmsg(event, /Killed process/) ? { type: "kmsg-lost", afterSeq: 1 } : null,
+      ),
+    );
     expect(verdict.status).toBe("inconclusive");
     expect(verdict.observed).toMatchObject({ oom: "unknown", kills: [] });
   });
@@ -85,7 +124,15 @@ describe("the kernel log", () => {
   });
 
   test("that names no pid of ours, its head lost, is foreign", () => {
-    const verdict = judge(changed((event) => (event.type !== "kmsg" ? event : kmsg(event, /Killed process/) ? { ...event, text: event.text.replace(/process \d+/, "process 1") } : null)));
+    const verdict = judge(
+      changed((event) =>
+        event.type !== "kmsg"
+          ? event
+          : kmsg(event, /Killed process/)
+            ? { ...event, text: event.text.replace(/process \d+/, "process 1") }
+            : null,
+      ),
+    );
     expect(verdict.observed?.kills).toEqual([]);
     expect(verdict.observed?.foreignKills).toHaveLength(1);
   });
@@ -98,76 +145,171 @@ describe("the kernel log", () => {
 
 describe("witnesses that contradict", () => {
   const noKillCounted: Change = (event) =>
-    event.type === "counters" ? { ...event, counters: Object.fromEntries(Object.entries(event.counters).map(([key, value]) => [key, key.endsWith("oom_kill") ? 0 : value])) } : event;
+    event.type === "counters"
+      ? {
+          ...event,
+          counters: Object.fromEntries(
+            Object.entries(event.counters).map(([key, value]) => [key, key.endsWith("oom_kill") ? 0 : value]),
+          ),
+        }
+      : event;
 
   test("a logged kill that no counter counts is inconclusive", () => {
     const verdict = judge(changed(noKillCounted));
     // The scenario also states the counter: that alone would be a failure.
-    expect(check(verdict, "evidence")).toMatchObject({ status: "inconclusive", actual: expect.stringContaining("counter did not grow") });
+    expect(check(verdict, "evidence")).toMatchObject({
+      status: "inconclusive",
+      actual: expect.stringContaining("counter did not grow"),
+    });
     expect(verdict.status).toBe("failed");
   });
 
   test("a logged kill of a process that exited 0 is inconclusive", () => {
-    const verdict = judge(changed((event) => (event.type === "process-exit" ? { ...event, code: 0, signal: null } : event)));
-    expect(check(verdict, "evidence")).toMatchObject({ status: "inconclusive", actual: expect.stringContaining("ended with status 0") });
+    const verdict = judge(
+      changed((event) => (event.type === "process-exit" ? { ...event, code: 0, signal: null } : event)),
+    );
+    expect(check(verdict, "evidence")).toMatchObject({
+      status: "inconclusive",
+      actual: expect.stringContaining("ended with status 0"),
+    });
   });
 
   test("a kill that only the log tells is inconclusive", () => {
-    const alone = changed((event) => (event.type === "counters" || event.type === "process-exit" ? null : event)).map((event) => (event.type === "run" ? { ...event, plan: { ...event.plan, expect: { ...event.plan.expect, counters: [], exit: [] } } } : event));
-    expect(judge(alone)).toMatchObject({ status: "inconclusive", reason: expect.stringContaining("only the kernel log says") });
+    const alone = changed((event) => (event.type === "counters" || event.type === "process-exit" ? null : event)).map(
+      (event) =>
+        event.type === "run"
+          ? { ...event, plan: { ...event.plan, expect: { ...event.plan.expect, counters: [], exit: [] } } }
+          : event,
+    );
+    expect(judge(alone)).toMatchObject({
+      status: "inconclusive",
+      reason: expect.stringContaining("only the kernel log says"),
+    });
   });
 
   test("kills that are counted and not logged are inconclusive", () => {
     const verdict = judge(changed((event) => (event.type === "kmsg" ? null : event)));
     expect(verdict.status).toBe("inconclusive");
-    expect(check(verdict, "evidence")).toMatchObject({ actual: expect.stringMatching(/oom_kill of pod\/app grew by 1, the log tells 0/), note: "the log has no gap" });
+    expect(check(verdict, "evidence")).toMatchObject({
+      actual: expect.stringMatching(/oom_kill of pod\/app grew by 1, the log tells 0/),
+      note: "the log has no gap",
+    });
   });
 });
 
 describe("ends", () => {
   const noKill: Change = (event) => {
     if (event.type === "kmsg" || event.type === "oom-event") return null;
-    if (event.type === "counters") return { ...event, counters: Object.fromEntries(Object.entries(event.counters).map(([key, value]) => [key, key.endsWith("oom_kill") ? 0 : value])) };
-    if (event.type === "run") return { ...event, plan: { ...event.plan, expect: { ...event.plan.expect, oom: "none", limit: null, victims: [], exit: [], counters: [] } } };
+    if (event.type === "counters")
+      return {
+        ...event,
+        counters: Object.fromEntries(
+          Object.entries(event.counters).map(([key, value]) => [key, key.endsWith("oom_kill") ? 0 : value]),
+        ),
+      };
+    if (event.type === "run")
+      return {
+        ...event,
+        plan: {
+          ...event.plan,
+          expect: { ...event.plan.expect, oom: "none", limit: null, victims: [], exit: [], counters: [] },
+        },
+      };
     return event;
   };
 
   test("a SIGKILL without a kernel record and without a count is no OOM kill, and leaves the workload unproven", () => {
     const verdict = judge(changed(noKill));
     expect(verdict.observed).toMatchObject({ oom: "none", kills: [] });
-    expect(verdict).toMatchObject({ status: "inconclusive", reason: expect.stringContaining("SIGKILL that no kernel record or counter explains") });
+    expect(verdict).toMatchObject({
+      status: "inconclusive",
+      reason: expect.stringContaining("SIGKILL that no kernel record or counter explains"),
+    });
   });
 
   test("such a SIGKILL names the userspace OOM killer that runs there", () => {
-    const verdict = judge(changed((event) => {
-      const body = noKill(event);
-      return body?.type === "run" && body.capabilities ? { ...body, capabilities: { ...body.capabilities, oomKillers: ["systemd-oomd"] } } : body;
-    }));
+    const verdict = judge(
+      changed((event) => {
+        const body = noKill(event);
+        return body?.type === "run" && body.capabilities
+          ? { ...body, capabilities: { ...body.capabilities, oomKillers: ["systemd-oomd"] } }
+          : body;
+      }),
+    );
     expect(verdict.reason).toContain("systemd-oomd runs on this machine and may have sent it");
   });
 
   test("the watchdog's own SIGKILL is neither a kill nor an early end", () => {
     const ours = changed(noKill).flatMap((event): RunEvent[] =>
-      event.type === "process-exit" ? [{ line: event.line - 0.5, t: event.t, type: "timeout", ms: 1000 }, { line: event.line - 0.25, t: event.t, type: "kill", process: "hog", cgroup: "pod/app", pid: event.pid, signal: "SIGKILL", why: "timeout" }, event] : [event],
+      event.type === "process-exit"
+        ? [
+            { line: event.line - 0.5, t: event.t, type: "timeout", ms: 1000 },
+            {
+              line: event.line - 0.25,
+              t: event.t,
+              type: "kill",
+              process: "hog",
+              cgroup: "pod/app",
+              pid: event.pid,
+              signal: "SIGKILL",
+              why: "timeout",
+            },
+            event,
+          ]
+        : [event],
     );
-    expect(judge(ours)).toMatchObject({ status: "passed", notes: expect.arrayContaining(["it was ended by its timeout of 1000 ms"]) });
+    expect(judge(ours)).toMatchObject({
+      status: "passed",
+      notes: expect.arrayContaining(["it was ended by its timeout of 1000 ms"]),
+    });
   });
 
   test("V8's own heap limit is named, and is no OOM kill", () => {
-    const verdict = judge(changed(noKill).flatMap((event): RunEvent[] => (event.type === "process-exit" ? [{ line: event.line - 0.5, t: event.t, type: "output", process: "hog", text: "FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory" }, { ...event, signal: "SIGABRT" }] : [event])));
-    expect(verdict).toMatchObject({ status: "inconclusive", reason: expect.stringMatching(/V8's own heap limit ended it .*SIGABRT.*no OOM kill/) });
+    const verdict = judge(
+      changed(noKill).flatMap((event): RunEvent[] =>
+        event.type === "process-exit"
+          ? [
+              {
+                line: event.line - 0.5,
+                t: event.t,
+                type: "output",
+                process: "hog",
+                text: "FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory",
+              },
+              { ...event, signal: "SIGABRT" },
+            ]
+          : [event],
+      ),
+    );
+    expect(verdict).toMatchObject({
+      status: "inconclusive",
+      reason: expect.stringMatching(/V8's own heap limit ended it .*SIGABRT.*no OOM kill/),
+    });
   });
 
   test("ENOMEM that a worker tells is named, and is no OOM kill", () => {
-    const refused = changed(noKill).map((event): RunEvent => (event.type === "worker" && event.report.type === "progress" ? { ...event, report: { type: "error", pid: event.report.pid, op: "mmap", errno: "ENOMEM", touched: 0 } } : event.type === "process-exit" ? { ...event, code: 1, signal: null } : event));
-    expect(judge(refused)).toMatchObject({ status: "inconclusive", reason: expect.stringMatching(/mmap failed after 0: ENOMEM \(no OOM kill\)/) });
+    const refused = changed(noKill).map((event): RunEvent =>
+      event.type === "worker" && event.report.type === "progress"
+        ? { ...event, report: { type: "error", pid: event.report.pid, op: "mmap", errno: "ENOMEM", touched: 0 } }
+        : event.type === "process-exit"
+          ? { ...event, code: 1, signal: null }
+          : event,
+    );
+    expect(judge(refused)).toMatchObject({
+      status: "inconclusive",
+      reason: expect.stringMatching(/mmap failed after 0: ENOMEM \(no OOM kill\)/),
+    });
   });
 
   test("an expected kill that did not come, counters and log whole, is a failure", () => {
-    const verdict = judge(changed((event) => {
-      const body = noKill(event);
-      return body?.type === "run" ? { ...body, plan: { ...body.plan, expect: { ...body.plan.expect, oom: "memcg", victims: ["hog"] } } } : body;
-    }));
+    const verdict = judge(
+      changed((event) => {
+        const body = noKill(event);
+        return body?.type === "run"
+          ? { ...body, plan: { ...body.plan, expect: { ...body.plan.expect, oom: "memcg", victims: ["hog"] } } }
+          : body;
+      }),
+    );
     expect(verdict.status).toBe("failed");
     expect(check(verdict, "oom")).toMatchObject({ expected: "memcg", actual: "none", status: "failed" });
   });
@@ -179,7 +321,11 @@ describe("ends", () => {
   });
 
   test("a failure of the machine is errored, with the hint", () => {
-    const failed = [...real.slice(0, -1), { line: real.length, t: 0, type: "error", code: "X", message: "no such thing", hint: "get one" } as RunEvent, ...real.slice(-1)];
+    const failed = [
+      ...real.slice(0, -1),
+      { line: real.length, t: 0, type: "error", code: "X", message: "no such thing", hint: "get one" } as RunEvent,
+      ...real.slice(-1),
+    ];
     expect(judge(failed)).toMatchObject({ status: "errored", reason: "no such thing: get one" });
   });
 });
