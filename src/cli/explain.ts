@@ -1,48 +1,124 @@
-/** `oomlab explain`: reads a kernel log, tells every OOM kill in it. */
-import { createReadStream } from "node:fs";
+/** `oomlab explain`: reads a kernel log, tells every OOM kill in it as it is read. */
+import { spawn } from "node:child_process";
+import { closeSync, openSync, readSync } from "node:fs";
+import { Duplex } from "node:stream";
+import { createGunzip } from "node:zlib";
 import type { Streams } from "../api.ts";
 import { OomlabError } from "../errors.ts";
-import { createLogReader, createOomScanner, explainKill, type OomKill, printable } from "../kmsg/index.ts";
+import { createLogScanner, explainKill, type OomKill, printable } from "../kmsg/index.ts";
+
+const chunkSize = 256 * 1024;
 
 export async function explain(
   file: string,
   flags: { reporter: string; details?: boolean },
   streams: Streams,
 ): Promise<number> {
-  const reader = createLogReader();
-  const scanner = createOomScanner({ details: flags.reporter === "terminal" || flags.details === true });
-  const kills: OomKill[] = [];
-  const take = (found: OomKill[]): void => {
+  const json = flags.reporter === "json";
+  const scanner = createLogScanner({ details: !json || flags.details === true });
+  let told = 0;
+  const print = (kill: OomKill): void => {
+    if (json) streams.stdout.write(`${told === 0 ? "\n" : ",\n"}${JSON.stringify(killJson(kill))}`);
+    else tell(kill, told + 1, streams);
+    told++;
+  };
+  // The records behind a kill (a group kill's title, the reaper's line) may still add to the last one.
+  let last: OomKill | undefined;
+  const take = (found: readonly OomKill[]): void => {
     for (const kill of found) {
-      kills.push(kill);
-      if (flags.reporter === "terminal") tell(kill, kills.length, streams);
+      if (last) print(last);
+      last = kill;
     }
   };
+  let opened = false;
+  const open = (): void => {
+    if (json && !opened) streams.stdout.write('{ "kills": [');
+    opened = true;
+  };
   try {
-    const input = file === "-" ? process.stdin : createReadStream(file);
-    for await (const chunk of input) for (const record of reader.push(chunk as Uint8Array)) take(scanner.push(record));
-    for (const record of reader.end()) take(scanner.push(record));
+    await readLog(file, (chunk) => {
+      open();
+      take(scanner.push(chunk));
+    });
   } catch (error) {
-    throw new OomlabError(
-      "LOG_UNREADABLE",
-      `the log ${file === "-" ? "on standard input" : file} cannot be read: ${(error as Error).message}`,
-      { exitCode: 2, cause: error },
-    );
+    const name = file === "-" ? "on standard input" : file;
+    throw new OomlabError("LOG_UNREADABLE", `the log ${name} cannot be read: ${(error as Error).message}`, {
+      exitCode: 2,
+      cause: error,
+    });
   }
+  open();
   const scan = scanner.end();
-  take(scan.kills.slice(kills.length));
-  if (flags.reporter === "json") {
-    streams.stdout.write(
-      `${JSON.stringify({ kills: kills.map((kill) => killJson(kill, flags.details === true)), incomplete: scan.incomplete }, null, 2)}\n`,
-    );
+  take(scan.kills);
+  if (last) print(last);
+  if (json) {
+    streams.stdout.write(`${told === 0 ? "" : "\n"}], "incomplete": ${JSON.stringify(scan.incomplete)} }\n`);
     return 0;
   }
   for (const { line, reason } of scan.incomplete)
     streams.stdout.write(`line ${line}: an OOM report that is not complete: ${printable(reason)}\n`);
   if (scan.suppressed > 0)
     streams.stdout.write(`the kernel's rate limit took the head of ${scan.suppressed} OOM report(s)\n`);
-  if (kills.length === 0) streams.stdout.write("no OOM kill in this log\n");
+  if (told === 0) streams.stdout.write("no OOM kill in this log\n");
   return 0;
+}
+
+/** Gives a log in chunks, each valid until the next; gzip and zstd are unpacked. */
+async function readLog(file: string, push: (chunk: Uint8Array) => void): Promise<void> {
+  const fd = file === "-" ? 0 : openSync(file, "r");
+  try {
+    const buffer = Buffer.allocUnsafe(chunkSize);
+    const first = readChunk(fd, buffer);
+    const packed = first >= 4 ? buffer.readUInt32BE(0) : 0;
+    if (packed >>> 16 === 0x1f8b) return await unpack(createGunzip(), fd, buffer, first, push);
+    if (packed === 0x28b52ffd) return await unpack(zstd(), fd, buffer, first, push);
+    for (let size = first; size > 0; size = readChunk(fd, buffer)) push(buffer.subarray(0, size));
+  } finally {
+    if (fd !== 0) closeSync(fd);
+  }
+}
+
+function readChunk(fd: number, buffer: Buffer): number {
+  for (;;) {
+    try {
+      return readSync(fd, buffer, 0, buffer.length, null);
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      if (code === "EOF") return 0;
+      // A non-blocking terminal or pipe that has nothing yet.
+      if (code !== "EAGAIN") throw error;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20);
+    }
+  }
+}
+
+/** Node 20 has no zstd: the tool unpacks. */
+function zstd(): Duplex {
+  const child = spawn("zstd", ["-dcq"], { stdio: ["pipe", "pipe", "inherit"] });
+  const duplex = Duplex.from({ writable: child.stdin, readable: child.stdout });
+  child.on("error", (error) => duplex.destroy(new Error(`unpacking it needs the program zstd (${error.message})`)));
+  return duplex;
+}
+
+async function unpack(
+  unpacker: Duplex,
+  fd: number,
+  buffer: Buffer,
+  first: number,
+  push: (chunk: Uint8Array) => void,
+): Promise<void> {
+  const ended = new Promise<void>((resolve, reject) => {
+    unpacker.on("data", push);
+    unpacker.on("end", resolve);
+    unpacker.on("error", reject);
+  });
+  for (let size = first; size > 0; size = readChunk(fd, buffer)) {
+    // The unpacker keeps what it is given; the buffer is used again.
+    const taken = unpacker.write(Buffer.from(buffer.subarray(0, size)));
+    if (!taken) await Promise.race([new Promise((resolve) => unpacker.once("drain", resolve)), ended]);
+  }
+  unpacker.end();
+  await ended;
 }
 
 function tell(kill: OomKill, number: number, streams: Streams): void {
@@ -51,8 +127,7 @@ function tell(kill: OomKill, number: number, streams: Streams): void {
 }
 
 /** The kill object of the JSON report; a log alone knows no scenario. */
-function killJson(kill: OomKill, details: boolean): unknown {
-  const { kind, constraint, trigger, oomMemcg, taskMemcg, group, victim, line } = kill;
+function killJson({ kind, constraint, trigger, oomMemcg, taskMemcg, group, victim, line, missing, details }: OomKill): unknown {
   return {
     kind,
     constraint,
@@ -65,7 +140,7 @@ function killJson(kill: OomKill, details: boolean): unknown {
     witnesses: ["kmsg"],
     victim,
     line,
-    missing: kill.missing,
-    ...(details && kill.details ? { details: kill.details } : {}),
+    missing,
+    ...(details ? { details } : {}),
   };
 }
