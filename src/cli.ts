@@ -1,4 +1,5 @@
 /** argv -> api -> exit status. The only file that reads argv, environment and standard streams. */
+import { isatty } from "node:tty";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import type { RunOptions, Streams } from "./api.ts";
 import { report, run, version } from "./api.ts";
@@ -7,7 +8,6 @@ import { parseDuration } from "./units.ts";
 
 /** Runs one command line (without node and script); resolves to its exit status. */
 export async function main(argv: string[]): Promise<number> {
-  ignoreBrokenPipes();
   if (argv[0] === "stress") return (await import("./cli/stress.ts")).stress(argv.slice(1));
   const interrupt = new AbortController();
   const streams = standardStreams(interrupt.signal);
@@ -225,13 +225,12 @@ function shard(value: string): { index: number; of: number } {
 }
 
 function standardStreams(signal: AbortSignal): Streams {
-  const { stdout, stderr } = process;
   const colors =
-    (stdout.isTTY && process.env["NO_COLOR"] === undefined) ||
+    (isatty(1) && process.env["NO_COLOR"] === undefined) ||
     (process.env["FORCE_COLOR"] !== undefined && process.env["FORCE_COLOR"] !== "0");
   return {
-    stdout: { write: (text) => void stdout.write(text), colors },
-    stderr: { write: (text) => void stderr.write(text) },
+    stdout: { write: (text) => void quietly(process.stdout).write(text), colors },
+    stderr: { write: (text) => void quietly(process.stderr).write(text) },
     stdin: async () => {
       let text = "";
       process.stdin.setEncoding("utf8");
@@ -252,11 +251,13 @@ function handleSignals(interrupt: AbortController): () => void {
   };
 }
 
-/** A reader that went away (`oomlab run | head`) or a closed terminal is no error of ours. */
-function ignoreBrokenPipes(): void {
-  for (const stream of [process.stdout, process.stderr]) {
-    stream.on("error", (error: NodeJS.ErrnoException) => {
-      if (error.code !== "EPIPE" && error.code !== "EIO") throw error;
-    });
-  }
+const quiet = new WeakSet<NodeJS.WriteStream>();
+
+/** A reader that went away (`oomlab run | head`) or a closed terminal is no error of ours. Streams are opened when first written. */
+function quietly(stream: NodeJS.WriteStream): NodeJS.WriteStream {
+  if (quiet.has(stream)) return stream;
+  quiet.add(stream);
+  return stream.on("error", (error: NodeJS.ErrnoException) => {
+    if (error.code !== "EPIPE" && error.code !== "EIO") throw error;
+  });
 }

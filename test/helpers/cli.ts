@@ -46,9 +46,13 @@ export const canRun: Record<string, boolean> = {
   "a writable memory controller": probeCgroups("/").hierarchies.length > 0,
 };
 
-/** Cgroups of oomlab's and living processes in them, on the whole machine. */
+/** Cgroups of oomlab's and living processes in them, but for those that stood before the tests began. */
 export function leftovers(): string[] {
-  const found: string[] = [];
+  return found().filter((line) => !before.has(line.split(":")[0] ?? ""));
+}
+
+function found(): string[] {
+  const lines: string[] = [];
   const search = (directory: string): void => {
     let entries;
     try {
@@ -60,13 +64,15 @@ export function leftovers(): string[] {
       if (!entry.isDirectory()) continue;
       const path = join(directory, entry.name);
       if (entry.name.startsWith("oomlab-"))
-        found.push(path, ...readProcs(join(path, "cgroup.procs")).map((pid) => `${path}: pid ${pid}`));
+        lines.push(path, ...readProcs(join(path, "cgroup.procs")).map((pid) => `${path}: pid ${pid}`));
       search(path);
     }
   };
   search("/sys/fs/cgroup");
-  return found;
+  return lines;
 }
+
+const before = new Set(found());
 
 /** Living (not zombie) processes whose command line holds a word. */
 export function processesWith(word: string): number[] {
