@@ -3,6 +3,7 @@ import { closeSync, mkdirSync, openSync, readFileSync, unlinkSync, writeSync } f
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { MachineError, UsageError } from "./errors.ts";
+import { printable } from "./kmsg/index.ts";
 import { hostMachine, type Machine } from "./machine/index.ts";
 import { type Capabilities, type CgroupVersion, type MachineName, type Plan, planScenario } from "./plan.ts";
 import { parseRecords, recordSchemaVersion, type RunEvent, type RunEventBody } from "./record.ts";
@@ -84,8 +85,8 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
       ...(cgroup ? { cgroupVersion: cgroup } : {}),
       ...(options.timeoutMs === undefined ? {} : { timeoutMs: options.timeoutMs }),
     });
-  const all = outputs.map(({ reporter }) => reporter);
   const warn = (message: string): void => streams.stderr.write(`oomlab: ${message}\n`);
+  const all = [...outputs.map(({ reporter }) => reporter), ...(options.verbose ? [narrator(streams.stderr)] : [])];
   try {
     if (options.dryRun) {
       const plans = jobs.map(({ scenario, cgroup }) => plan(scenario, cgroup, caps));
@@ -150,6 +151,30 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
   } finally {
     for (const output of outputs) output.close();
   }
+}
+
+/** `-v`: each thing that oomlab does, as it does it. */
+function narrator(stderr: Streams["stderr"]): Reporter {
+  const told = new Set([
+    "phase",
+    "cgroup",
+    "write",
+    "process-start",
+    "process-exit",
+    "step",
+    "kill",
+    "timeout",
+    "error",
+  ]);
+  return {
+    onScenarioStart: ({ name, top }) => stderr.write(`oomlab: ${printable(name)}: in ${top.path}\n`),
+    onEvent: (_plan, { line, t, type, ...rest }) => {
+      if (told.has(type))
+        stderr.write(
+          `oomlab: ${String(line).padStart(4)} ${(t / 1000).toFixed(1).padStart(9)} ms  ${type} ${JSON.stringify(rest)}\n`,
+        );
+    },
+  };
 }
 
 interface RunContext {

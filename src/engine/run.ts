@@ -25,6 +25,9 @@ import { type RunningProcess, signalName, signalNumber, startProcess } from "./p
 
 export type Emit = (event: RunEventBody) => void;
 
+/** linux/magic.h CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC. */
+const cgroupMagic = new Set([0x27e0eb, 0x63677270]);
+
 /** How long evidence may trail behind a death: the kernel sends SIGKILL before it prints `Killed process` (mm/oom_kill.c). */
 const evidenceMs = 300;
 const releaseMs = 1_000;
@@ -142,6 +145,8 @@ class Run {
       );
     let { directory, cpusetDirectory } = hierarchy;
     const top = this.#plan.top.name;
+    if (!cgroupMagic.has(this.#addon.fsMagic(directory)))
+      throw new MachineError("NO_CGROUP", `${directory} is on no cgroup filesystem`);
     if (this.#caps.systemd) {
       const { delegatedScope } = await import("./delegate.ts");
       this.#scope = await delegatedScope(this.#addon, top, this.#plan.cgroupVersion, hierarchy.mount);
