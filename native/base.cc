@@ -117,30 +117,20 @@ int RlimitByName(const char* name) {
   return -1;
 }
 
-Text& Text::operator<<(const char* text) {
-  while (*text && size_ + 1 < sizeof data_) data_[size_++] = *text++;
-  data_[size_] = 0;
-  return *this;
+void Append(char* text, size_t capacity, size_t* size, const char* more) {
+  while (*more && *size + 1 < capacity) text[(*size)++] = *more++;
+  text[*size] = 0;
 }
 
-Text& Text::operator<<(char c) {
-  const char text[2] = {c, 0};
-  return *this << text;
-}
-
-Text& Text::operator<<(unsigned long long number) {
+void Append(char* text, size_t capacity, size_t* size, bool negative, unsigned long long number) {
   char digits[24];
   char* at = digits + sizeof digits;
   *--at = 0;
   do {
     *--at = static_cast<char>('0' + number % 10);
   } while (number /= 10);
-  return *this << static_cast<const char*>(at);
-}
-
-Text& Text::operator<<(long long number) {
-  const auto magnitude = static_cast<unsigned long long>(number);
-  return number < 0 ? *this << '-' << (0 - magnitude) : *this << magnitude;
+  if (negative) *--at = '-';
+  Append(text, capacity, size, at);
 }
 
 bool ReadFile(const char* path, char* buffer, size_t capacity) {

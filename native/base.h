@@ -4,6 +4,7 @@
 #ifndef OOMLAB_BASE_H_
 #define OOMLAB_BASE_H_
 
+#include <limits.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/resource.h>
@@ -27,29 +28,52 @@ struct Failure {
   explicit operator bool() const { return op != nullptr; }
 };
 
-// One line being built; it is cut, never overrun.
-class Text {
+// Appends to text of that size and capacity; what does not fit is cut.
+void Append(char* text, size_t capacity, size_t* size, const char* more);
+void Append(char* text, size_t capacity, size_t* size, bool negative, unsigned long long number);
+
+// One line being built, without an allocator.
+template <size_t N>
+class TextOf {
  public:
-  Text() { data_[0] = 0; }
-  Text& operator<<(const char* text);
-  Text& operator<<(char c);
-  Text& operator<<(int number) { return *this << static_cast<long long>(number); }
-  Text& operator<<(long number) { return *this << static_cast<long long>(number); }
-  Text& operator<<(long long number);
-  Text& operator<<(unsigned number) { return *this << static_cast<unsigned long long>(number); }
-  Text& operator<<(unsigned long number) {
+  TextOf() { data_[0] = 0; }
+
+  TextOf& operator<<(const char* text) {
+    Append(data_, N, &size_, text);
+    return *this;
+  }
+  TextOf& operator<<(char c) {
+    const char text[2] = {c, 0};
+    return *this << text;
+  }
+  TextOf& operator<<(unsigned long long number) {
+    Append(data_, N, &size_, false, number);
+    return *this;
+  }
+  TextOf& operator<<(long long number) {
+    const auto bits = static_cast<unsigned long long>(number);
+    Append(data_, N, &size_, number < 0, number < 0 ? 0 - bits : bits);
+    return *this;
+  }
+  TextOf& operator<<(int number) { return *this << static_cast<long long>(number); }
+  TextOf& operator<<(long number) { return *this << static_cast<long long>(number); }
+  TextOf& operator<<(unsigned number) { return *this << static_cast<unsigned long long>(number); }
+  TextOf& operator<<(unsigned long number) {
     return *this << static_cast<unsigned long long>(number);
   }
-  Text& operator<<(unsigned long long number);
 
   const char* c_str() const { return data_; }
   size_t size() const { return size_; }
 
  private:
-  // Longer than any path with a message around it.
-  char data_[4352];
+  char data_[N];
   size_t size_ = 0;
 };
+
+// A message or an event; small, for every page of stack is a fault at start.
+using Text = TextOf<512>;
+// A file's name.
+using PathText = TextOf<PATH_MAX + 64>;
 
 // The first `capacity - 1` bytes of a file, terminated; false when it cannot be read.
 bool ReadFile(const char* path, char* buffer, size_t capacity);

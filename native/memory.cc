@@ -255,7 +255,7 @@ Failure OpenFile(Region* region) {
     region->fd = open(region->keep, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (region->fd < 0) return Failed("open");
   } else {
-    Text path;
+    PathText path;
     path << dir << "/.oomlab-stress-" << getpid() << '-' << Now();
     region->fd = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (region->fd < 0) return Failed("open");

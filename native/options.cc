@@ -329,7 +329,7 @@ void LowerToLimits(const char* mount, const char* path, const char* file, uint64
   strncpy(cut, path, sizeof cut - 1);
   cut[sizeof cut - 1] = 0;
   for (;;) {
-    Text name;
+    PathText name;
     name << mount << cut << '/' << file;
     uint64_t value;
     if (ReadNumber(name.c_str(), &value) && value < *limit) *limit = value;
@@ -342,7 +342,7 @@ void LowerToLimits(const char* mount, const char* path, const char* file, uint64
 // Where the hierarchy is mounted: its line of mountinfo, found by filesystem type and, on v1,
 // option.
 bool FindMount(const char* type, const char* option, char* mount, char* root) {
-  static char text[64 << 10];
+  char text[64 << 10];
   if (!ReadFile("/proc/self/mountinfo", text, sizeof text)) return false;
   for (char* line = strtok(text, "\n"); line; line = strtok(nullptr, "\n")) {
     const char* tail = strstr(line, " - ");
@@ -370,7 +370,7 @@ bool FindMount(const char* type, const char* option, char* mount, char* root) {
 
 void LowerToCgroup(const char* prefix, const char* type, const char* option, const char* file,
                    char* cgroups, uint64_t* limit) {
-  static char mount[PATH_MAX], root[PATH_MAX];
+  char mount[PATH_MAX] = {}, root[PATH_MAX] = {};
   if (!FindMount(type, option, mount, root)) return;
   for (char* line = cgroups; line && *line;) {
     char* end = strchr(line, '\n');
@@ -399,8 +399,8 @@ void LowerToCgroup(const char* prefix, const char* type, const char* option, con
 }
 
 // What a percentage is of: the smallest memory limit above us, or the machine's memory.
-uint64_t MemoryLimit() {
-  static char text[16 << 10];
+__attribute__((noinline)) uint64_t MemoryLimit() {
+  char text[16 << 10];
   uint64_t limit = UINT64_MAX;
   if (ReadFile("/proc/meminfo", text, sizeof text)) {
     if (const char* at = strstr(text, "MemTotal:")) limit = strtoull(at + 9, nullptr, 10) << 10;

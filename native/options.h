@@ -33,7 +33,7 @@ struct Options {
   bool dry_run = false;
 
   // Ours; durations in microseconds, sizes in bytes.
-  Part parts[32];
+  Part parts[16];
   int part_count = 0;
   Touch touch;
   uint64_t rate = 0;
@@ -53,7 +53,7 @@ struct Options {
   int oom_score_adj = 0;
   bool has_uid = false;
   uint32_t uid = 0;
-  Limit limits[16];
+  Limit limits[8];
   int limit_count = 0;
   const char* name = nullptr;
   int report_fd = -1;

@@ -129,11 +129,11 @@ struct Slice {
   pthread_t thread = {};
 };
 
-constexpr uint32_t kMostThreads = 1024;
-
-// Zeros until they are used, so that what is not used costs no memory.
-Slice slices[kMostThreads];
-pid_t sharers[kMostThreads];
+// The first is the one that nearly always is the only one; the others are mapped once they are
+// used.
+Slice first_slice;
+Slice* slices = &first_slice;
+pid_t* sharers = nullptr;
 Region regions[sizeof Options::parts / sizeof *Options::parts];
 
 struct {
@@ -163,8 +163,9 @@ void SleepUntil(uint64_t deadline) {
 }
 
 void ReportProgress(bool last) {
+  if (report_fd < 0) return;
   const uint64_t now = Now();
-  if (report_fd < 0 || (!last && now - presser.last_progress < kProgressInterval)) return;
+  if (!last && now - presser.last_progress < kProgressInterval) return;
   const uint64_t touched = TouchedSoFar();
   if (last && touched == presser.last_touched) return;
   presser.last_progress = now;
@@ -242,7 +243,7 @@ Failure PressRegion(Region* region) {
   const uint64_t pages = (region->size + kPage - 1) / kPage;
   uint32_t count = IsParallel(region->kind) ? options.threads : 1;
   if (count > pages) count = static_cast<uint32_t>(pages);
-  const uint64_t start = Now();
+  const uint64_t start = options.rate || options.step ? Now() : 0;
   const uint64_t share = pages / count * kPage;
   for (uint32_t i = 0; i < count; ++i) {
     Slice* slice = &slices[i];
@@ -299,6 +300,13 @@ Failure PressRegion(Region* region) {
   __builtin_unreachable();
 }
 
+void* MapOrFail(size_t size) {
+  void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) Fail({"mmap", errno}, nullptr, size);
+  return memory;
+}
+
 // Memory that was promised and is not there: a full tmpfs, or hugetlb pages that others took.
 void OnBusError(int) {
   const Region& region = regions[presser.current];
@@ -318,7 +326,9 @@ void Verify() {
     if (IsResident(region.kind)) claimed += pages * kPage;
     if (region.kind == Kind::kHugetlb && !strided) hugetlb += region.size;
   }
-  if (claimed == 0 && hugetlb == 0) return;
+  // Below it, the worker itself is more.
+  constexpr uint64_t kLeast = 1 << 20;
+  if (claimed < kLeast && hugetlb == 0) return;
   const Usage usage = ReadUsage();
   auto misses = [](uint64_t has, uint64_t wanted) { return has < wanted / 100 * 95; };
   if (misses(usage.rss + usage.swap, claimed) && misses(usage.rss + ReadAllSwap(), claimed)) {
@@ -400,9 +410,8 @@ void StartSharers() {
   constexpr size_t kStack = 16 << 10;
   const uint32_t count = presser.options->share_vm;
   if (count == 0) return;
-  auto* stacks = static_cast<char*>(mmap(nullptr, count * kStack, PROT_READ | PROT_WRITE,
-                                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-  if (stacks == MAP_FAILED) Fail({"mmap", errno}, nullptr, 0);
+  auto* stacks = static_cast<char*>(MapOrFail(count * kStack));
+  sharers = static_cast<pid_t*>(MapOrFail(count * sizeof(pid_t)));
   for (uint32_t i = 0; i < count; ++i) {
     const pid_t pid = clone(Sharer, stacks + (i + 1) * kStack, CLONE_VM | SIGCHLD,
                             reinterpret_cast<void*>(static_cast<intptr_t>(getpid())));
@@ -483,6 +492,9 @@ int PressAsWorker(uint32_t index, pid_t parent) {
   struct sigaction bus = {};
   bus.sa_handler = OnBusError;
   sigaction(SIGBUS, &bus, nullptr);
+  if (options.threads > 1) {
+    slices = static_cast<Slice*>(MapOrFail(options.threads * sizeof(Slice)));
+  }
   Event("start").Add("worker", index).Add("bytes", TotalBytes()).Send();
   if (options.delay) SleepUntil(Now() + options.delay);
   if (!options.exit_main_thread) return PressAll();
