@@ -88,10 +88,34 @@ function commands(streams: Streams, interrupt: AbortController, exit: (status: n
     .description("read a kernel log, tell every OOM kill in it")
     .argument("[file]", "a log file; - or nothing: stdin", "-")
     .addOption(new Option("--reporter <name>", "output form").choices(["terminal", "json"]).default("terminal"))
+    .addOption(
+      new Option("--format <name>", "the words of the terminal reporter: plain, or those of kernels 4.6 to 5.0")
+        .choices(["plain", "classic"])
+        .default("plain"),
+    )
     .option("--details", "add memory, tasks, score and group members (json)")
-    .action(async (file: string, flags: { reporter: string; details?: boolean }) =>
+    .action(async (file: string, flags: { reporter: string; format: string; details?: boolean }) =>
       exit(await (await import("./cli/explain.ts")).explain(file, flags, streams)),
     );
+
+  program
+    .command("watch")
+    .description("tell OOM kills on this machine as they happen")
+    .addOption(new Option("--reporter <name>", "output form").choices(["terminal", "ndjson"]).default("terminal"))
+    .addOption(
+      new Option("--since <time>", "boot: also what the kernel's log still has")
+        .choices(["now", "boot"])
+        .default("now"),
+    )
+    .option("--exec <program>", "run a program for each kill: the kill as JSON on its standard input")
+    .action(async (flags: { reporter: string; since: string; exec?: string }) => {
+      const stop = handleSignals(interrupt);
+      try {
+        exit(await (await import("./cli/watch.ts")).watch(flags, streams));
+      } finally {
+        stop();
+      }
+    });
 
   program
     .command("stress")

@@ -5,13 +5,13 @@ import { Duplex } from "node:stream";
 import { createGunzip } from "node:zlib";
 import type { Streams } from "../api.ts";
 import { OomlabError } from "../errors.ts";
-import { createLogScanner, explainKill, type OomKill, printable } from "../kmsg/index.ts";
+import { classicLines, createLogScanner, explainKill, type OomKill, printable } from "../kmsg/index.ts";
 
 const chunkSize = 256 * 1024;
 
 export async function explain(
   file: string,
-  flags: { reporter: string; details?: boolean },
+  flags: { reporter: string; format: string; details?: boolean },
   streams: Streams,
 ): Promise<number> {
   const json = flags.reporter === "json";
@@ -19,6 +19,7 @@ export async function explain(
   let told = 0;
   const print = (kill: OomKill): void => {
     if (json) streams.stdout.write(`${told === 0 ? "\n" : ",\n"}${JSON.stringify(killJson(kill))}`);
+    else if (flags.format === "classic") renderClassic(kill, told === 0, streams);
     else tell(kill, told + 1, streams);
     told++;
   };
@@ -121,13 +122,29 @@ async function unpack(
   await ended;
 }
 
+function renderClassic(kill: OomKill, first: boolean, streams: Streams): void {
+  if (first) streams.stdout.write("# rendered in the words of kernels 4.6 to 5.0: not the kernel's own text\n");
+  for (const line of classicLines(kill)) streams.stdout.write(`${printable(line)}\n`);
+}
+
 function tell(kill: OomKill, number: number, streams: Streams): void {
   streams.stdout.write(`${number === 1 ? "" : "\n"}OOM kill ${number} (line ${kill.line})\n`);
   for (const sentence of explainKill(kill)) streams.stdout.write(`  ${printable(sentence)}\n`);
 }
 
 /** The kill object of the JSON report; a log alone knows no scenario. */
-function killJson({ kind, constraint, trigger, oomMemcg, taskMemcg, group, victim, line, missing, details }: OomKill): unknown {
+function killJson({
+  kind,
+  constraint,
+  trigger,
+  oomMemcg,
+  taskMemcg,
+  group,
+  victim,
+  line,
+  missing,
+  details,
+}: OomKill): unknown {
   return {
     kind,
     constraint,

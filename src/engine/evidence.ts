@@ -10,10 +10,10 @@ export interface KernelLog {
   close(): void;
 }
 
-/** Opens /dev/kmsg at its end: only what is logged from now on is read (Documentation/ABI/testing/dev-kmsg). */
-export function openKernelLog(addon: Addon = loadAddon()): KernelLog {
+/** Opens /dev/kmsg at its end: only what is logged from now on is read, or all that the ring still has (Documentation/ABI/testing/dev-kmsg). */
+export function openKernelLog(addon: Addon = loadAddon(), from: "now" | "boot" = "now"): KernelLog {
   const fd = openSync("/dev/kmsg", constants.O_RDONLY | constants.O_NONBLOCK);
-  addon.seekEnd(fd);
+  if (from === "now") addon.seekEnd(fd);
   let last: number | null = null;
   return {
     drain() {

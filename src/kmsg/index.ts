@@ -1,3 +1,5 @@
+export { classicLines } from "./classic.ts";
+export { type CgroupOwner, cgroupOwner, ownerWords } from "./container.ts";
 export { explainKill } from "./explain.ts";
 export { createLogScanner, scanKernelLog } from "./fast.ts";
 export { printable } from "./printable.ts";

@@ -11,4 +11,5 @@ export interface Machine {
 }
 
 export { hostMachine } from "./host.ts";
+export { openKernelLog } from "../engine/evidence.ts";
 export { cleanMachine } from "../engine/clean.ts";

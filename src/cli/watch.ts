@@ -1,0 +1,114 @@
+/** `oomlab watch`: tells OOM kills on this machine as they happen. Runs for months: no state grows. */
+import { spawn } from "node:child_process";
+import type { Streams } from "../api.ts";
+import { MachineError } from "../errors.ts";
+import { cgroupOwner, createOomScanner, type OomKill, ownerWords, printable } from "../kmsg/index.ts";
+import { openKernelLog } from "../machine/index.ts";
+import { loadAddon } from "../native.ts";
+import { formatBytes } from "../units.ts";
+
+/** Latency against wake-ups: a kill is told at most this much later. */
+const everyMs = 100;
+
+export async function watch(
+  flags: { reporter: string; since: string; exec?: string },
+  streams: Streams,
+): Promise<number> {
+  const ndjson = flags.reporter === "ndjson";
+  const scanner = createOomScanner();
+  let log;
+  try {
+    log = openKernelLog(loadAddon(), flags.since === "boot" ? "boot" : "now");
+  } catch (error) {
+    if (error instanceof MachineError) throw error;
+    throw new MachineError("KMSG", `the kernel log /dev/kmsg cannot be read: ${(error as Error).message}`, {
+      cause: error,
+      hint: "run oomlab as root (a container: with --privileged)",
+    });
+  }
+  const tell = (kill: OomKill): void => {
+    const told = json(kill);
+    streams.stdout.write(ndjson ? `${JSON.stringify(told)}\n` : `${words(kill)}\n`);
+    if (flags.exec !== undefined) run(flags.exec, told, streams);
+  };
+  try {
+    let first = true;
+    while (!streams.signal.aborted) {
+      for (const event of log.drain()) {
+        if (event.type === "kmsg-lost") {
+          streams.stderr.write(
+            "oomlab: kernel log records were lost: the ring overran; kills in between may be missing\n",
+          );
+        } else if (event.type === "kmsg") {
+          for (const kill of scanner.push({ ...event, line: event.seq ?? 0 })) tell(kill);
+        }
+      }
+      if (first && !ndjson) streams.stderr.write("oomlab: watching /dev/kmsg, Ctrl-C ends it\n");
+      first = false;
+      await pause(streams.signal);
+    }
+    return 130;
+  } finally {
+    log.close();
+  }
+}
+
+function pause(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const wake = (): void => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", wake);
+      resolve();
+    };
+    const timer = setTimeout(wake, everyMs);
+    signal.addEventListener("abort", wake);
+  });
+}
+
+function json({
+  kind,
+  constraint,
+  trigger,
+  oomMemcg,
+  taskMemcg,
+  group,
+  victim,
+  seq,
+  timeUs,
+  missing,
+}: OomKill): object {
+  return {
+    at: new Date().toISOString(),
+    kind,
+    constraint,
+    trigger,
+    oomMemcg,
+    taskMemcg,
+    group,
+    victim,
+    owner: taskMemcg === null ? null : cgroupOwner(taskMemcg),
+    seq,
+    timeUs,
+    missing,
+  };
+}
+
+function words({ kind, oomMemcg, taskMemcg, victim, timeUs }: OomKill): string {
+  const owner = taskMemcg === null ? null : ownerWords(cgroupOwner(taskMemcg));
+  const parts = [
+    `${timeUs === null ? "" : `[${(timeUs / 1e6).toFixed(6).padStart(12)}] `}${kind} OOM kill of pid ${victim.pid} (${printable(victim.comm)})`,
+    victim.anonRss === null ? null : `anon-rss ${formatBytes(victim.anonRss)}`,
+    owner === null ? null : printable(owner),
+    taskMemcg === null ? null : `in ${printable(taskMemcg)}`,
+    oomMemcg === null || oomMemcg === taskMemcg ? null : `for the limit of ${printable(oomMemcg)}`,
+  ];
+  return parts.filter((part) => part !== null).join(", ");
+}
+
+/** What it says goes where ours goes. A program that cannot start is told, not fatal. */
+function run(program: string, kill: object, streams: Streams): void {
+  const child = spawn(program, { stdio: ["pipe", "inherit", "inherit"] });
+  child.on("error", (error) => streams.stderr.write(`oomlab: --exec ${program}: ${error.message}\n`));
+  child.stdin.on("error", () => undefined);
+  child.stdin.end(`${JSON.stringify(kill)}\n`);
+}
