@@ -558,19 +558,39 @@ Napi::Value SetChildSubreaper(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+// Every process whose parent we are, zombies too, where the kernel keeps no list of them.
+std::vector<pid_t> SearchChildren() {
+  std::vector<pid_t> pids;
+  DIR* processes = opendir("/proc");
+  if (!processes) return pids;
+  const std::string wanted = "PPid:\t" + std::to_string(getpid());
+  while (const dirent* process = readdir(processes)) {
+    const pid_t pid = atoi(process->d_name);
+    if (pid <= 0) continue;
+    std::ifstream status(std::string("/proc/") + process->d_name + "/status");
+    for (std::string line; std::getline(status, line);) {
+      if (line == wanted) pids.push_back(pid);
+    }
+  }
+  closedir(processes);
+  return pids;
+}
+
 // Children of any thread of ours, zombies too. waitid(P_ALL) would stop at the first that is not
 // to be reaped here.
 std::vector<pid_t> AllChildren() {
   std::vector<pid_t> pids;
   DIR* threads = opendir("/proc/self/task");
   if (!threads) return pids;
+  bool listed = false;
   while (const dirent* thread = readdir(threads)) {
     if (thread->d_name[0] == '.') continue;
     std::ifstream list(std::string("/proc/self/task/") + thread->d_name + "/children");
+    listed |= list.is_open();
     for (pid_t pid; list >> pid;) pids.push_back(pid);
   }
   closedir(threads);
-  return pids;
+  return listed ? pids : SearchChildren();
 }
 
 Napi::Value ReapOrphans(const Napi::CallbackInfo& info) {

@@ -5,6 +5,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -35,12 +36,23 @@ constexpr struct {
   const char* name;
   bool resident;
   bool parallel;
+  bool mapped;
 } kKinds[kKindCount] = {
-    {"anon", true, true},        {"shared", true, true}, {"file", false, true},
-    {"file-write", false, true}, {"shmem", true, true},  {"tmpfs", false, true},
-    {"shm", true, true},         {"mlock", true, true},  {"hugetlb", false, true},
-    {"stack", true, false},      {"brk", true, true},    {"pipes", false, false},
-    {"sockets", false, false},   {"tcp", false, false},  {"kernel-stacks", false, false},
+    {"anon", true, true, true},
+    {"shared", true, true, true},
+    {"file", false, true, false},
+    {"file-write", false, true, false},
+    {"shmem", true, true, true},
+    {"tmpfs", false, true, false},
+    {"shm", true, true, true},
+    {"mlock", true, true, true},
+    {"hugetlb", false, true, true},
+    {"stack", true, false, false},
+    {"brk", true, true, true},
+    {"pipes", false, false, false},
+    {"sockets", false, false, false},
+    {"tcp", false, false, false},
+    {"kernel-stacks", false, false, false},
 };
 
 Failure Failed(const char* op) { return {op, errno}; }
@@ -409,8 +421,26 @@ Failure PressChannels(Region* region, uint64_t from, uint64_t to, uint64_t* touc
   return {};
 }
 
-void* Sleep(void*) {
-  for (;;) pause();
+// Threads that only have a kernel stack: they sleep until the round they were started in is over.
+// Private futexes; musl comes without the kernel's headers.
+constexpr int kFutexWait = 128 | 0, kFutexWake = 128 | 1;
+uint32_t sleepers_round = 0;
+uint32_t sleepers = 0;
+
+void* SleepOneRound(void*) {
+  const uint32_t round = __atomic_load_n(&sleepers_round, __ATOMIC_ACQUIRE);
+  while (__atomic_load_n(&sleepers_round, __ATOMIC_ACQUIRE) == round) {
+    syscall(SYS_futex, &sleepers_round, kFutexWait, round, nullptr, nullptr, 0);
+  }
+  __atomic_sub_fetch(&sleepers, 1, __ATOMIC_RELEASE);
+  return nullptr;
+}
+
+void EndSleepers() {
+  __atomic_add_fetch(&sleepers_round, 1, __ATOMIC_RELEASE);
+  syscall(SYS_futex, &sleepers_round, kFutexWake, INT_MAX, nullptr, nullptr, 0);
+  const timespec moment = {0, 1000000};
+  while (__atomic_load_n(&sleepers, __ATOMIC_ACQUIRE) > 0) nanosleep(&moment, nullptr);
 }
 
 Failure PressKernelStacks(uint64_t from, uint64_t to, uint64_t* touched) {
@@ -421,8 +451,10 @@ Failure PressKernelStacks(uint64_t from, uint64_t to, uint64_t* touched) {
   Failure failure;
   for (uint64_t at = from / kKernelStack; at < RoundUp(to, kKernelStack) / kKernelStack; ++at) {
     pthread_t thread;
-    const int error = pthread_create(&thread, &attributes, Sleep, nullptr);
+    __atomic_add_fetch(&sleepers, 1, __ATOMIC_RELAXED);
+    const int error = pthread_create(&thread, &attributes, SleepOneRound, nullptr);
     if (error) {
+      __atomic_sub_fetch(&sleepers, 1, __ATOMIC_RELAXED);
       failure = {"clone", error};
       break;
     }
@@ -437,6 +469,10 @@ Failure PressKernelStacks(uint64_t from, uint64_t to, uint64_t* touched) {
 const char* KindName(Kind kind) { return kKinds[static_cast<int>(kind)].name; }
 bool IsResident(Kind kind) { return kKinds[static_cast<int>(kind)].resident; }
 bool IsParallel(Kind kind) { return kKinds[static_cast<int>(kind)].parallel; }
+bool IsMapped(Kind kind) { return kKinds[static_cast<int>(kind)].mapped; }
+bool IsFile(Kind kind) {
+  return kind == Kind::kFile || kind == Kind::kFileWrite || kind == Kind::kTmpfs;
+}
 
 Failure Open(Region* region) {
   switch (region->kind) {
@@ -531,6 +567,8 @@ void Close(Region* region) {
     if (low > bottom) madvise(reinterpret_cast<void*>(bottom), low - bottom, MADV_DONTNEED);
   } else if (region->kind == Kind::kBrk && region->base) {
     syscall(SYS_brk, region->base);
+  } else if (region->kind == Kind::kKernelStacks) {
+    EndSleepers();
   } else if (region->kind == Kind::kShm && region->base) {
     shmdt(region->base);
   } else if (region->base) {

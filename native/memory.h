@@ -69,6 +69,12 @@ bool IsResident(Kind kind);
 // Whether several threads may press different ranges of it at once.
 bool IsParallel(Kind kind);
 
+// Whether it is a mapping that pages, huge ones too, can be populated in.
+bool IsMapped(Kind kind);
+
+// Whether it is a file, made in a directory.
+bool IsFile(Kind kind);
+
 // Asks the kernel for it. Nothing is touched yet.
 Failure Open(Region* region);
 

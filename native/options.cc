@@ -668,6 +668,10 @@ const Flag* ByLetter(char letter) {
   return nullptr;
 }
 
+[[noreturn]] void Useless(const char* flag, const char* what) {
+  Die(__LINE__, Text() << flag << " is for " << what);
+}
+
 void CheckTogether(const Options& options, const Flag* loop, const Flag* press) {
   if (options.part_count > 0 && loop) {
     Die(__LINE__, Text() << "--" << loop->name << " cannot be used with --"
@@ -681,14 +685,31 @@ void CheckTogether(const Options& options, const Flag* loop, const Flag* press) 
   if (options.rate && options.step) {
     Die(__LINE__, Text() << "--rate and --steps cannot be used together");
   }
-  if (options.keep_file) {
-    bool file = false;
-    for (int i = 0; i < options.part_count; ++i) {
-      const Kind kind = options.parts[i].kind;
-      file |= kind == Kind::kTmpfs || kind == Kind::kFileWrite;
-    }
-    if (!file) Die(__LINE__, Text() << "--keep-file is for --tmpfs and --file-write");
+  if (options.keep_file && options.workers > 1) {
+    Die(__LINE__, Text() << "--keep-file and --workers cannot be used together");
   }
+  bool mapped = false, stack = false, file = false, kept = false;
+  for (int i = 0; i < options.part_count; ++i) {
+    const Kind kind = options.parts[i].kind;
+    mapped |= IsMapped(kind);
+    stack |= kind == Kind::kStack;
+    file |= IsFile(kind);
+    kept |= IsFile(kind) && kind != Kind::kFile;
+  }
+  if (stack && options.exit_main_thread) {
+    Die(__LINE__, Text() << "--stack and --exit-main-thread cannot be used together: the stack is "
+                            "the main thread's");
+  }
+  if (options.part_count == 0) return;
+  // What would do nothing is a mistake.
+  if (options.touch.populate && !mapped) Useless("--populate", "memory that is mapped: --anon");
+  if (options.touch.huge_pages != HugePages::kDefault && !mapped) {
+    Useless("--huge-pages", "memory that is mapped: --anon");
+  }
+  if (options.touch.stride != kPage && !mapped)
+    Useless("--stride", "memory that is mapped: --anon");
+  if (options.dir && !file) Useless("--dir", "--file, --file-write and --tmpfs");
+  if (options.keep_file && !kept) Useless("--keep-file", "--tmpfs and --file-write");
 }
 
 }  // namespace
