@@ -485,7 +485,13 @@ int OpenFd(const Flag& flag, const char* text) {
   return fd;
 }
 
-void Apply(const Flag& flag, const char* value, Options* options, bool* touch_given) {
+// Whether it was said how memory is touched, and what is written: one has a say in the other.
+struct Given {
+  bool touch = false;
+  bool content = false;
+};
+
+void Apply(const Flag& flag, const char* value, Options* options, Given* given) {
   switch (flag.id) {
     case Id::kHelp: {
       size_t at = 0;
@@ -556,11 +562,11 @@ void Apply(const Flag& flag, const char* value, Options* options, bool* touch_gi
       options->parts[options->part_count++] = {flag.kind, Size(flag, value)};
       break;
     case Id::kTouch:
-      *touch_given = true;
+      given->touch = true;
       options->touch.every = OneOf(flag, value, "every", "page", "page or every");
       break;
     case Id::kStride:
-      *touch_given = true;
+      given->touch = true;
       options->touch.stride = Size(flag, value);
       break;
     case Id::kContent:
@@ -571,8 +577,7 @@ void Apply(const Flag& flag, const char* value, Options* options, bool* touch_gi
                                      ? Content::kZero
                                      : Content::kPattern;
       }
-      // Content is about whole pages, unless it is said how they are touched.
-      if (!*touch_given) options->touch.every = true;
+      given->content = true;
       break;
     case Id::kPopulate:
       options->touch.populate = true;
@@ -717,7 +722,7 @@ void CheckTogether(const Options& options, const Flag* loop, const Flag* press) 
 void ParseOptions(int argc, char** argv, Options* options) {
   const Flag* loop = nullptr;
   const Flag* press = nullptr;
-  bool touch_given = false;
+  Given given;
   for (int i = 1; i < argc; ++i) {
     const char* argument = argv[i];
     const Flag* flag = nullptr;
@@ -733,7 +738,7 @@ void ParseOptions(int argc, char** argv, Options* options) {
       const char* letter = argument + 1;
       flag = ByLetter(*letter);
       while (flag && !flag->argument && letter[1]) {
-        Apply(*flag, nullptr, options, &touch_given);
+        Apply(*flag, nullptr, options, &given);
         flag = ByLetter(*++letter);
       }
       if (flag && flag->argument && letter[1]) value = letter + 1;
@@ -747,15 +752,17 @@ void ParseOptions(int argc, char** argv, Options* options) {
     }
     if (flag->mode == Mode::kLoop && !loop) loop = flag;
     if (flag->mode == Mode::kPress && !press) press = flag;
-    Apply(*flag, value, options, &touch_given);
+    Apply(*flag, value, options, &given);
   }
+  // Content is about whole pages, unless it is said how they are touched.
+  if (given.content && !given.touch) options->touch.every = true;
   CheckTogether(*options, loop, press);
   if (options->vm == 0 && options->part_count == 0) {
     if (press) {
       Die(__LINE__, Text() << "--" << press->name
                            << " presses nothing by itself: say what, for example --anon 64Mi");
     }
-    Apply(kFlags[0], nullptr, options, &touch_given);
+    Apply(kFlags[0], nullptr, options, &given);
   }
 }
 

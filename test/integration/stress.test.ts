@@ -323,6 +323,15 @@ describe("how it is pressed", () => {
     expect(touched.at(-1)?.hwm).toBeLessThan(sanitized ? Number.POSITIVE_INFINITY : 6 * Mi);
   });
 
+  test.for(["pipes", "sockets", "tcp", "stack", "brk", "shm", "kernel-stacks"])("frees --%s too", async (kind) => {
+    await using worker = new Worker([`--${kind}`, "2Mi", "--repeat", "5"]);
+    expect(await worker.finish()).toMatchObject({ code: 0 });
+    const touched = worker.events.filter(({ type }) => type === "touched");
+    expect(touched).toHaveLength(5);
+    // What were kept of each round would add up.
+    expect((touched.at(-1)?.rss ?? 0) - (touched[0]?.rss ?? 0)).toBeLessThan(Mi);
+  });
+
   test("touches only what a stride hits", plain, async () => {
     await using worker = new Worker(["--anon", "16Mi", "--stride", "64Ki"]);
     expect(await worker.finish()).toMatchObject({ code: 0 });
@@ -481,6 +490,14 @@ describe("the command line", () => {
     ["--anon 1Mi -t 1", "--timeout cannot be used with --anon: it belongs to --vm; use --hold, --stride, --delay"],
     ["-m 1 --hold 1s", "--hold cannot be used with --vm; use --anon SIZE in its place"],
     ["--anon 1Mi --rate 1/s --steps 1/1s", "--rate and --steps cannot be used together"],
+    ["--pipes 1Mi --populate", "--populate is for memory that is mapped: --anon"],
+    ["--anon 1Mi --dir /tmp", "--dir is for --file, --file-write and --tmpfs"],
+    ["--anon 1Mi --keep-file x", "--keep-file is for --tmpfs and --file-write"],
+    ["--tmpfs 1Mi --keep-file x --workers 2", "--keep-file and --workers cannot be used together"],
+    [
+      "--stack 1Mi --exit-main-thread",
+      "--stack and --exit-main-thread cannot be used together: the stack is the main thread's",
+    ],
     ["-c 1", "--cpu is not supported: this stress presses memory only (--vm, --anon, --file, ...; see --help)"],
     ["--s 1", "unrecognized option: --s"],
   ])("%s is wrong, and why", ([line, message]) => {
