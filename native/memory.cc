@@ -427,8 +427,9 @@ constexpr int kFutexWait = 128 | 0, kFutexWake = 128 | 1;
 uint32_t sleepers_round = 0;
 uint32_t sleepers = 0;
 
-void* SleepOneRound(void*) {
-  const uint32_t round = __atomic_load_n(&sleepers_round, __ATOMIC_ACQUIRE);
+// The round is the creator's: the thread may begin when it is already over.
+void* SleepOneRound(void* argument) {
+  const auto round = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(argument));
   while (__atomic_load_n(&sleepers_round, __ATOMIC_ACQUIRE) == round) {
     syscall(SYS_futex, &sleepers_round, kFutexWait, round, nullptr, nullptr, 0);
   }
@@ -449,10 +450,12 @@ Failure PressKernelStacks(uint64_t from, uint64_t to, uint64_t* touched) {
   pthread_attr_setstacksize(&attributes, 16 << 10);
   pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
   Failure failure;
+  const uint32_t round = __atomic_load_n(&sleepers_round, __ATOMIC_RELAXED);
   for (uint64_t at = from / kKernelStack; at < RoundUp(to, kKernelStack) / kKernelStack; ++at) {
     pthread_t thread;
     __atomic_add_fetch(&sleepers, 1, __ATOMIC_RELAXED);
-    const int error = pthread_create(&thread, &attributes, SleepOneRound, nullptr);
+    const int error = pthread_create(&thread, &attributes, SleepOneRound,
+                                     reinterpret_cast<void*>(static_cast<uintptr_t>(round)));
     if (error) {
       __atomic_sub_fetch(&sleepers, 1, __ATOMIC_RELAXED);
       failure = {"clone", error};
