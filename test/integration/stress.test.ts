@@ -60,8 +60,10 @@ describe("what a kind of memory is charged as", () => {
     ["tcp", "TCP memory, beside the rest", (cgroup) => Number(cgroup.read("memory.kmem.tcp.usage_in_bytes"))],
   ];
 
-  test.for(charged)("--%s is %s", v1, async ([kind, , read]) => {
-    if (sanitized && kind === "kernel-stacks") return;
+  // Two thousand threads of a sanitizer are more than the limit.
+  const kinds = charged.filter(([kind]) => !sanitized || kind !== "kernel-stacks");
+
+  test.for(kinds)("--%s is %s", v1, async ([kind, , read]) => {
     // TCP's counter runs only below a limit of its own.
     await using cgroup = inCgroup({ "memory.limit_in_bytes": "256M", "memory.kmem.tcp.limit_in_bytes": "256M" });
     await using worker = new Worker([`--${kind}`, "30Mi", "--hold", "forever"], { cgroupProcs: [cgroup.procs] });
@@ -329,7 +331,7 @@ describe("how it is pressed", () => {
     const touched = worker.events.filter(({ type }) => type === "touched");
     expect(touched).toHaveLength(5);
     // What were kept of each round would add up.
-    expect((touched.at(-1)?.rss ?? 0) - (touched[0]?.rss ?? 0)).toBeLessThan(Mi);
+    expect((touched.at(-1)?.rss ?? 0) - (touched[0]?.rss ?? 0)).toBeLessThan(sanitized ? 64 * Mi : Mi);
   });
 
   test("touches only what a stride hits", plain, async () => {
