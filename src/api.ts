@@ -1,10 +1,10 @@
 /** Wires the stages: scenarios -> plans -> machine -> record -> verdict -> reports. */
-import { closeSync, mkdirSync, openSync, readFileSync, unlinkSync, writeSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync, unlinkSync, writeSync } from "node:fs";
 import { createRequire } from "node:module";
-import { dirname, join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { MachineError, UsageError } from "./errors.ts";
 import { printable } from "./kmsg/index.ts";
-import { hostMachine, type Machine } from "./machine/index.ts";
+import { hostMachine, type Machine, vmMachine, type VmMachine } from "./machine/index.ts";
 import { type Capabilities, type CgroupVersion, type MachineName, type Plan, planScenario } from "./plan.ts";
 import { parseRecords, recordSchemaVersion, type RunEvent, type RunEventBody } from "./record.ts";
 import { announce, type Output, type Reporter, reporters, summarize, type Summary } from "./report/index.ts";
@@ -16,6 +16,8 @@ export interface RunOptions {
   machine: MachineName | "auto";
   /** One entry a version; empty: the one that the machine's memory controller is on. */
   cgroup: CgroupVersion[];
+  /** Kernels of the VM: versions, `latest` or paths; one entry each. Empty: the newest of the machine's distribution. */
+  kernels: string[];
   /** `name` or `name=file`. */
   reporters: string[];
   grep?: RegExp;
@@ -70,32 +72,38 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
     for (const { file, line, name } of scenarios) streams.stdout.write(`${file}:${line}  ${name}\n`);
     return 0;
   }
-  const machine = hostMachine();
-  const caps = await machine.probe();
+  const host = hostMachine();
+  const caps = await host.probe();
+  const orNone = <T>(choices: T[]): (T | undefined)[] => (choices.length > 0 ? choices : [undefined]);
   const jobs = scenarios.flatMap((scenario) =>
-    (options.cgroup.length > 0 ? options.cgroup : [undefined]).flatMap((cgroup) =>
-      Array.from({ length: options.repeatEach }, () => ({ scenario, cgroup })),
+    orNone(options.kernels).flatMap((kernel) =>
+      orNone(options.cgroup).flatMap((cgroup) =>
+        Array.from({ length: options.repeatEach }, () => ({ scenario, cgroup, kernel })),
+      ),
     ),
   );
-  const plan = (scenario: Scenario, cgroup: CgroupVersion | undefined, now: Capabilities): Plan =>
+  const plan = ({ scenario, cgroup, kernel }: Job, now: Capabilities): Plan =>
     planScenario(scenario, now, {
       runId: newRunId(),
       machine: options.machine,
       allowHostOom: options.allowHostOom,
       ...(cgroup ? { cgroupVersion: cgroup } : {}),
+      ...(kernel === undefined ? {} : { kernel }),
       ...(options.timeoutMs === undefined ? {} : { timeoutMs: options.timeoutMs }),
     });
   const warn = (message: string): void => streams.stderr.write(`oomlab: ${message}\n`);
   const all = [...outputs.map(({ reporter }) => reporter), ...(options.verbose ? [narrator(streams.stderr)] : [])];
   try {
     if (options.dryRun) {
-      const plans = jobs.map(({ scenario, cgroup }) => plan(scenario, cgroup, caps));
+      const plans = jobs.map((job) => plan(job, caps));
       announce(all, warn, (reporter) => reporter.onPlans?.(plans));
       return 0;
     }
     const records = options.output === undefined ? null : openFolder(options.output);
     info.scenarios = jobs.length;
     announce(all, warn, (reporter) => reporter.onRunStart?.(info));
+    const vm = vmMachine(warn);
+    const machines = { host, vm };
     const verdicts: (Verdict | undefined)[] = jobs.map(() => undefined);
     let reserved = 0;
     const state = { stopped: false };
@@ -104,11 +112,12 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
       const job = jobs[index];
       if (!job) return;
       for (let attempt = 0; ; attempt++) {
-        const now = index === 0 && attempt === 0 ? caps : await machine.probe();
-        const planned = plan(job.scenario, job.cgroup, { ...now, memAvailable: now.memAvailable - reserved });
+        const now = index === 0 && attempt === 0 ? caps : await host.probe();
+        const planned = plan(job, { ...now, memAvailable: now.memAvailable - reserved });
+        if (planned.machine === "vm" && planned.skip === null) planned.skip = await lacking(vm, planned);
         reserved += planned.demand ?? 0;
         try {
-          const { verdict, lost } = await runPlanned(planned, now, machine, {
+          const { verdict, lost } = await runPlanned(planned, now, machines, {
             records,
             number: index + 1,
             attempt,
@@ -156,6 +165,9 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
 /** `-v`: each thing that oomlab does, as it does it. */
 function narrator(stderr: Streams["stderr"]): Reporter {
   const told = new Set([
+    "machine",
+    "unmet",
+    "panic",
     "phase",
     "cgroup",
     "write",
@@ -186,15 +198,33 @@ interface RunContext {
   signal: AbortSignal;
 }
 
+interface Job {
+  scenario: Scenario;
+  cgroup: CgroupVersion | undefined;
+  kernel: string | undefined;
+}
+
+/** Why the VM of a plan cannot be made here, in words, or null. */
+async function lacking(vm: VmMachine, plan: Plan): Promise<string | null> {
+  try {
+    await vm.prepare(plan);
+    return null;
+  } catch (error) {
+    if (!(error instanceof MachineError)) throw error;
+    return error.hint === undefined ? error.message : `${error.message}: ${error.hint}`;
+  }
+}
+
 /** Runs one plan and judges its record, written as it happens. */
 async function runPlanned(
   plan: Plan,
   caps: Capabilities,
-  machine: Machine,
+  { host, vm }: { host: Machine; vm: VmMachine },
   context: RunContext,
 ): Promise<{ verdict: Verdict; lost: boolean }> {
   announce(context.all, context.warn, (reporter) => reporter.onScenarioStart?.(plan));
-  if (plan.skip !== null) return { verdict: skippedVerdict(plan, caps.kernel), lost: false };
+  if (plan.skip !== null)
+    return { verdict: skippedVerdict(plan, plan.machine === "vm" ? null : caps.kernel), lost: false };
   const events: RunEvent[] = [];
   const began = process.hrtime.bigint();
   const file = context.records === null ? null : recordFile(context.records, plan, context);
@@ -222,7 +252,8 @@ async function runPlanned(
     capabilities: caps,
   });
   try {
-    await machine.run(plan, caps, emit, context.signal);
+    if (plan.machine === "vm") await vm.run(plan, emit, context.signal);
+    else await host.run(plan, caps, emit, context.signal);
   } finally {
     if (file) closeSync(file.fd);
   }
@@ -242,10 +273,17 @@ function recordFile(folder: string, plan: Plan, { number, attempt }: RunContext)
   return { path, fd: openSync(path, "w") };
 }
 
+/** A folder and those above it. (mkdirSync's `recursive` never ends where a parent refuses with ENOENT, as /proc does.) */
+function makeFolder(folder: string): void {
+  const missing: string[] = [];
+  for (let path = resolve(folder); !existsSync(path); path = dirname(path)) missing.push(path);
+  for (const path of missing.toReversed()) mkdirSync(path);
+}
+
 /** Makes the folder for the records and proves that it can be written. */
 function openFolder(folder: string): string {
   try {
-    mkdirSync(folder, { recursive: true });
+    makeFolder(folder);
     const probe = join(folder, `.oomlab-${process.pid}`);
     closeSync(openSync(probe, "w"));
     unlinkSync(probe);
@@ -325,7 +363,7 @@ function openReporters(
     const path = rest.join("=");
     let fd: number;
     try {
-      mkdirSync(dirname(path), { recursive: true });
+      makeFolder(dirname(path));
       fd = openSync(path, "w");
     } catch (error) {
       throw new MachineError("REPORTER_FILE", `the report ${path} cannot be written: ${(error as Error).message}`, {
