@@ -356,7 +356,8 @@ void ReportState(const char* type, bool ended) {
 // ---- holding
 
 // Waits for a byte or the end of the other side, at most until the deadline; true when it came.
-bool WaitForSync(uint64_t deadline) {
+// `end_only`: bytes are left to the other workers that share the descriptor.
+bool WaitForSync(uint64_t deadline, bool end_only = false) {
   const int fd = presser.options->sync_fd;
   if (fd < 0) {
     if (deadline == kForever) {
@@ -373,8 +374,9 @@ bool WaitForSync(uint64_t deadline) {
       const uint64_t left = (deadline - now + 999) / 1000;
       timeout = left > INT_MAX ? INT_MAX : static_cast<int>(left);
     }
-    pollfd readable = {fd, POLLIN, 0};
+    pollfd readable = {fd, static_cast<short>(end_only ? 0 : POLLIN), 0};
     if (poll(&readable, 1, timeout) <= 0) continue;
+    if (end_only) return true;
     char byte;
     const ssize_t got = read(fd, &byte, 1);
     if (got >= 0 || (errno != EINTR && errno != EAGAIN)) return true;
@@ -390,7 +392,7 @@ void Hold() {
   for (;;) {
     const uint64_t next = again < end ? again : end;
     if (forever) {
-      if (WaitForSync(next)) return;
+      if (WaitForSync(next, options.workers > 1)) return;
     } else {
       SleepUntil(next);
     }

@@ -226,6 +226,15 @@ describe("reports", () => {
     expect(await worker.exit).toMatchObject({ code: 0 });
   });
 
+  test("workers that hold forever leave each other's bytes alone: only the end of the other side ends them", async () => {
+    await using worker = new Worker(["--anon", "1Mi", "--hold", "forever", "--workers", "2"]);
+    for (let byte = 0; byte < 4; byte++) worker.go();
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    expect(worker.events.filter(({ type }) => type === "child-end")).toEqual([]);
+    expect(isAlive(worker.pid)).toBe(true);
+    expect(await worker.finish()).toMatchObject({ code: 0 });
+  });
+
   test("hold as long as they say", async () => {
     await using worker = new Worker(["--anon", "1Mi", "--hold", "200ms", "--retouch", "50ms", "--delay", "100ms"]);
     expect(await worker.finish()).toMatchObject({ code: 0 });
