@@ -249,7 +249,8 @@ async function runPlanned(
     record: plan.top.name,
     startedAt: new Date().toISOString(),
     plan,
-    capabilities: caps,
+    // A guest tells its own once it is up.
+    capabilities: plan.machine === "vm" ? null : caps,
   });
   try {
     if (plan.machine === "vm") await vm.run(plan, emit, context.signal);

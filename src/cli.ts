@@ -157,6 +157,12 @@ function commands(streams: Streams, interrupt: AbortController, exit: (status: n
     .description("remove what a killed run left behind")
     .action(async () => exit(await (await import("./cli/clean.ts")).clean(streams)));
 
+  program
+    .command("agent", { hidden: true })
+    .description("the engine inside a machine of oomlab's own: plan in, events out")
+    .argument("<channel>")
+    .action(async (channel: string) => exit(await (await import("./cli/agent.ts")).agent(channel)));
+
   for (const command of program.commands) command.exitOverride();
   return program;
 }
@@ -188,6 +194,7 @@ function runOptions(paths: string[], flags: RunFlags): RunOptions {
     // Another kernel than this one is a VM's.
     machine: flags.kernel.length > 0 && flags.machine === "auto" ? "vm" : flags.machine,
     cgroup: flags.cgroup ?? [],
+    kernels: flags.kernel,
     reporters: flags.reporter,
     tags: flags.tag,
     jobs: flags.jobs,

@@ -151,8 +151,7 @@ let addon: Addon | undefined;
 /** Loads the addon once. Throws MachineError where it is not built or does not load. */
 export function loadAddon(): Addon {
   if (addon) return addon;
-  const path = find("oomlab.node");
-  if (!path) throw missing("oomlab.node");
+  const path = addonPath();
   try {
     addon = createRequire(import.meta.url)(path) as Addon;
   } catch (cause) {
@@ -162,6 +161,13 @@ export function loadAddon(): Addon {
     });
   }
   return addon;
+}
+
+/** Absolute path of the addon. */
+export function addonPath(): string {
+  const path = find("oomlab.node");
+  if (!path) throw missing("oomlab.node");
+  return path;
 }
 
 /** Absolute path of the static `stress` worker. */

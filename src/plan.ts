@@ -4,7 +4,10 @@
  */
 import type { Comparison, Expectations, ProcessSpec, Scenario, Size, Step, StressWorkload } from "./scenario/index.ts";
 import { CGROUP_FILES, splitCounter } from "./scenario/cgroupfiles.ts";
+import { leastVmMemory, vmCapabilities, vmDemand, vmMemory, type VmSpec, vmSpec } from "./plan/vm.ts";
 import { formatBytes } from "./units.ts";
+
+export type { VmSpec } from "./plan/vm.ts";
 
 export type MachineName = "host" | "vm" | "container" | "kubernetes";
 export type CgroupVersion = 1 | 2;
@@ -109,8 +112,10 @@ export interface Plan {
   steps: PlannedStep[];
   expect: Expectations;
   timeoutMs: number;
-  /** Memory it can take at most, in bytes; null: no limit holds it. */
+  /** Memory it can take at most, in bytes; null: no limit holds it. Of a VM: what it takes of the host. */
   demand: number | null;
+  /** The guest it runs in; null on the host. */
+  vm: VmSpec | null;
 }
 
 export interface PlanOptions {
@@ -120,6 +125,8 @@ export interface PlanOptions {
   cgroupVersion?: CgroupVersion;
   timeoutMs?: number;
   allowHostOom?: boolean;
+  /** Of the VM, where the command line names one. */
+  kernel?: string;
 }
 
 const defaultTimeoutMs = 60_000;
@@ -453,9 +460,87 @@ function internalProcess(scenario: Scenario, enabling: Set<string>): string | nu
     : null;
 }
 
-/** Lays a scenario out for one machine. Never throws: what cannot run says so in `skip`. */
-export function planScenario(scenario: Scenario, caps: Capabilities, options: PlanOptions): Plan {
+/**
+ * Lays a scenario out. `host` is what this machine can do. On `auto` it runs here where that is safe and possible,
+ * else in a VM. Never throws: what cannot run says so in `skip`.
+ */
+export function planScenario(scenario: Scenario, host: Capabilities, options: PlanOptions): Plan {
+  const { machine } = options;
+  if (machine === "container" || machine === "kubernetes")
+    return { ...planOnHost(scenario, host, options), machine, skip: `machine ${machine} is not part of this build` };
+  if (machine === "vm") return planInVm(scenario, host, options);
+  const here = planOnHost(scenario, host, options);
+  if (machine === "host" || here.skip === null) return here;
+  const vm = planInVm(scenario, host, options);
+  // Where neither can run it, the reason is the one of the machine that it belongs on.
+  return vm.skip === null || needsVm(scenario, host, options) !== null ? vm : here;
+}
+
+function planOnHost(scenario: Scenario, caps: Capabilities, options: PlanOptions): Plan {
   const version = options.cgroupVersion ?? scenario.machine.cgroup ?? caps.memoryController ?? 2;
+  const plan = layOut(scenario, caps, version, options);
+  const vm = needsVm(scenario, caps, options);
+  const demand = demandOf(scenario, plan.processes);
+  let skip = vm === null ? plan.skip : `it needs a VM of its own: ${vm}`;
+  // What the kernel and everything else needs to stay alive while the scenario is at its peak.
+  const reserve = hostReserve(caps);
+  if (skip === null && demand + reserve > caps.memAvailable && !options.allowHostOom)
+    skip = `it could take ${Number.isFinite(demand) ? formatBytes(mebibytes(demand)) : "any amount"} of memory, and ${formatBytes(mebibytes(caps.memAvailable))} are available on this machine, which keeps ${formatBytes(mebibytes(reserve))} for itself`;
+  return { ...plan, machine: "host", skip, demand: Number.isFinite(demand) ? demand : null, vm: null };
+}
+
+const hostReserve = ({ memTotal }: Capabilities): number => Math.min(512 * 1048576, Math.floor(memTotal / 10));
+
+function planInVm(scenario: Scenario, host: Capabilities, options: PlanOptions): Plan {
+  const version = options.cgroupVersion ?? scenario.machine.cgroup ?? (usesV1Names(scenario) ? 1 : 2);
+  // What has no limit above it is meant for the guest's own limit, so it makes the guest no bigger.
+  const limited = scenario.processes.filter(({ cgroup }) => Number.isFinite(effectiveLimit(scenario, cgroup)));
+  const base = vmCapabilities(vmSpec(scenario, vmMemory(scenario, 0), options.kernel, null), version);
+  const sized = limited.map((spec) => planProcess(spec, scenario, base));
+  const memory = vmMemory(scenario, demandOf(scenario, sized));
+  const spec = vmSpec(scenario, memory, options.kernel, scratchSize(scenario, memory));
+  const plan = layOut(scenario, vmCapabilities(spec, version), version, options);
+  const demand = vmDemand(memory);
+  const reserve = hostReserve(host);
+  let { skip } = plan;
+  if (memory < leastVmMemory)
+    skip = `the VM's ${formatBytes(memory)} are too little: its kernel and the engine in it need ${formatBytes(leastVmMemory)}`;
+  else if (options.kernel !== undefined && scenario.machine.kernel !== null && !sameKernel(options.kernel, scenario))
+    skip ??= `it states kernel ${scenario.machine.kernel}, and --kernel ${options.kernel} was asked for`;
+  else if (demand + reserve > host.memAvailable)
+    skip ??= `its VM takes ${formatBytes(mebibytes(demand))} of memory, and ${formatBytes(mebibytes(host.memAvailable))} are available on this machine, which keeps ${formatBytes(mebibytes(reserve))} for itself`;
+  return { ...plan, machine: "vm", skip, demand, vm: spec };
+}
+
+const sameKernel = (asked: string, { machine }: Scenario): boolean =>
+  machine.kernel === null || kernelMatches(asked, machine.kernel);
+
+const usesV1Names = (scenario: Scenario): boolean =>
+  scenario.cgroups.some(({ files }) => files.some(({ file }) => isV1Name(file))) ||
+  scenario.steps.some((step) => step.do === "write" && isV1Name(step.file)) ||
+  scenario.expect.counters.some(({ key }) => isV1Name(key));
+
+/** Room for the files that the scenario's processes write, twice over; null where none writes any. */
+function scratchSize(scenario: Scenario, memory: number): number | null {
+  const sizes = scenario.processes.flatMap(({ workload }) =>
+    workload.kind === "stress"
+      ? workload.stress.memory
+          .filter(({ kind }) => kind === "file" || kind === "fileWrite")
+          .map(({ size }) => sizeIn(size, memory) * workload.stress.workers)
+      : workload.kind === "command"
+        ? [memory]
+        : [],
+  );
+  return sizes.length === 0 ? null : 256 * 1048576 + 2 * sizes.reduce((sum, size) => sum + mebibytes(size), 0);
+}
+
+/** The scenario on one machine: what `host` and `vm` have in common. */
+function layOut(
+  scenario: Scenario,
+  caps: Capabilities,
+  version: CgroupVersion,
+  options: PlanOptions,
+): Omit<Plan, "machine" | "demand" | "vm"> {
   const hierarchy = hierarchyOf(caps, version);
   const topName = `oomlab-${options.runId}`;
   const topPath = `${hierarchy?.path ?? ""}/${topName}`;
@@ -499,29 +584,14 @@ export function planScenario(scenario: Scenario, caps: Capabilities, options: Pl
     return { ...step, writes };
   });
 
-  let skip: string | null = null;
-  const own =
-    options.machine === "vm" || options.machine === "container" || options.machine === "kubernetes"
-      ? options.machine
-      : null;
-  const vm = needsVm(scenario, caps, options);
-  if (own !== null) skip = `machine ${own} is not part of this build`;
-  else if (vm !== null) skip = `it needs a VM of its own, which this build does not make: ${vm}`;
-  skip ??= unmetNeed(scenario, processes, version, caps);
-  skip ??=
-    untranslatable ?? untellable(scenario, version) ?? (version === 2 ? internalProcess(scenario, enabling) : null);
-  const demand = demandOf(scenario, processes);
-  if (skip === null) {
-    // What the kernel and everything else needs to stay alive while the scenario is at its peak.
-    const reserve = Math.min(512 * 1048576, Math.floor(caps.memTotal / 10));
-    if (demand + reserve > caps.memAvailable && !options.allowHostOom) {
-      skip = `it could take ${Number.isFinite(demand) ? formatBytes(mebibytes(demand)) : "any amount"} of memory, and ${formatBytes(mebibytes(caps.memAvailable))} are available on this machine, which keeps ${formatBytes(mebibytes(reserve))} for itself`;
-    }
-  }
+  const skip =
+    unmetNeed(scenario, processes, version, caps) ??
+    untranslatable ??
+    untellable(scenario, version) ??
+    (version === 2 ? internalProcess(scenario, enabling) : null);
   return {
     name: scenario.name,
     file: scenario.file,
-    machine: own ?? "host",
     cgroupVersion: version,
     skip,
     top: { name: topName, path: topPath, writes: topWrites },
@@ -530,7 +600,6 @@ export function planScenario(scenario: Scenario, caps: Capabilities, options: Pl
     steps,
     expect: scenario.expect,
     timeoutMs: options.timeoutMs ?? scenario.timeoutMs ?? defaultTimeoutMs,
-    demand: Number.isFinite(demand) ? demand : null,
   };
 }
 

@@ -4,7 +4,7 @@
  */
 import { OomlabError } from "./errors.ts";
 import type { KmsgRecord } from "./kmsg/index.ts";
-import type { Capabilities, Plan } from "./plan.ts";
+import type { Capabilities, MachineName, Plan } from "./plan.ts";
 
 export const recordSchemaVersion = 1;
 
@@ -35,6 +35,14 @@ export type RunEventBody =
       plan: Plan;
       capabilities: Capabilities | null;
     }
+  /** A machine of its own has come up: what the engine in it found. */
+  | { type: "machine"; machine: MachineName; bootMs: number; capabilities: Capabilities }
+  /** The machine's kernel or hardware lacks what the plan needs, found once it was up. */
+  | { type: "unmet"; reason: string }
+  /** A line of the machine's console: the second copy of its kernel log. */
+  | { type: "console"; text: string }
+  /** The machine's kernel panicked. */
+  | { type: "panic"; message: string }
   | { type: "phase"; phase: "create" | "collect" | "start" | "settle" | "remove" }
   | { type: "cgroup"; cgroup: string; path: string }
   | {

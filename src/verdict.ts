@@ -174,7 +174,7 @@ class Judge {
     const { kills, foreign, checks: killChecks } = this.#kills();
     const durationMs = eventsOf(this.#events, "end")[0]?.durationMs ?? null;
     const base = {
-      ...identity(this.#plan, this.#run.capabilities?.kernel ?? null),
+      ...identity(this.#plan, this.#kernel()),
       durationMs,
       kernelLog: this.#kernelLog(),
     };
@@ -204,7 +204,10 @@ class Judge {
     let reason: string | null = null;
     const failed = checks.find((check) => check.status === "failed");
     const open = checks.find((check) => check.status === "inconclusive");
-    if (errors[0]) {
+    const unmet = eventsOf(this.#events, "unmet")[0];
+    if (unmet) {
+      return { ...base, status: "skipped", reason: unmet.reason, checks: [], observed: null, notes: this.#notes };
+    } else if (errors[0]) {
       status = "errored";
       reason = errors[0].hint === null ? errors[0].message : `${errors[0].message}: ${errors[0].hint}`;
     } else if (interrupted) {
@@ -223,6 +226,13 @@ class Judge {
       status = "passed";
     }
     return { ...base, status, reason, checks, observed, notes: this.#notes };
+  }
+
+  /** A machine of its own says which kernel it runs; until it does, nobody has seen it. */
+  #kernel(): string | null {
+    const machine = eventsOf(this.#events, "machine")[0];
+    if (machine) return machine.capabilities.kernel;
+    return this.#plan.machine === "host" ? (this.#run.capabilities?.kernel ?? null) : null;
   }
 
   // kills ----------------------------------------------------------------------------------------------------------
@@ -546,7 +556,7 @@ class Judge {
     }
     for (const { cgroup, key, compare } of expect.counters) checks.push(this.#counterCheck(cgroup, key, compare));
     for (const { pattern } of expect.log) {
-      const found = this.#kmsg.filter(({ facility, text }) => facility === 0 && new RegExp(pattern).test(text));
+      const found = this.#logLines().filter(({ text }) => new RegExp(pattern).test(text));
       checks.push({
         name: "log",
         expected: `/${pattern}/`,
@@ -555,13 +565,15 @@ class Judge {
         evidence: found.length > 0 ? found.map(({ line }) => line) : this.#evidence.gaps,
       });
     }
-    if (expect.panic !== null)
+    const panic = eventsOf(this.#events, "panic")[0];
+    // A panic that nobody stated is a failure, whatever else was expected.
+    if (expect.panic !== null || panic)
       checks.push({
         name: "panic",
-        expected: expect.panic,
-        actual: false,
-        status: expect.panic ? "failed" : "passed",
-        evidence: [],
+        expected: expect.panic ?? false,
+        actual: panic === undefined ? false : panic.message,
+        status: (expect.panic ?? false) === (panic !== undefined) ? "passed" : "failed",
+        evidence: panic === undefined ? [] : [panic.line],
       });
     if (expect.withinMs !== null) {
       const at = kills.map(({ atMs }) => atMs).filter((ms) => ms !== null);
@@ -610,6 +622,12 @@ class Judge {
       });
     }
     return checks;
+  }
+
+  /** The kernel's log; after a panic also the console, which alone has its last lines. */
+  #logLines(): { line: number; text: string }[] {
+    const kernel = this.#kmsg.filter(({ facility }) => facility === 0);
+    return eventsOf(this.#events, "panic").length === 0 ? kernel : [...kernel, ...eventsOf(this.#events, "console")];
   }
 
   /** What is known where no kill was told: only counters that stand still prove that none happened. */

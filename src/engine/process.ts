@@ -42,7 +42,7 @@ export interface RunningProcess {
 }
 
 /** Finds a program as execvp(3) would. */
-function findProgram(name: string, cwd: string): string {
+export function findProgram(name: string, cwd: string): string {
   if (isAbsolute(name)) return name;
   if (name.includes("/")) return join(cwd, name);
   for (const directory of (process.env["PATH"] ?? "/usr/local/bin:/usr/bin:/bin").split(delimiter)) {

@@ -21,6 +21,7 @@ import {
 import type { RunEventBody, SnapshotMoment, WorkerReport } from "../record.ts";
 import type { DelegatedScope } from "./delegate.ts";
 import { type KernelLog, oomKillsOfMachine, openKernelLog } from "./evidence.ts";
+import { machineStep } from "./machine-step.ts";
 import { type RunningProcess, signalName, signalNumber, startProcess } from "./process.ts";
 
 export type Emit = (event: RunEventBody) => void;
@@ -242,7 +243,15 @@ class Run {
       this.#descriptors.push(file);
       const told = (count: number): void => this.#emit({ type: "oom-event", cgroup: name, file: oomEventFile, count });
       if (version === 2) {
-        this.#watches.push(this.#addon.poll(file, "priority", () => told(1)));
+        // A change is told until the file has been read again (fs/kernfs/file.c kernfs_fop_poll).
+        let seen = readOomCount(file);
+        this.#watches.push(
+          this.#addon.poll(file, "priority", () => {
+            const count = readOomCount(file);
+            if (count > seen) told(count - seen);
+            seen = count;
+          }),
+        );
         return;
       }
       const event = this.#addon.eventfd();
@@ -466,7 +475,10 @@ class Run {
           null,
         );
       default:
-        return `the step "${step.do}" acts on the whole machine, which is not done on a host`;
+        // A plan for a host holds none of these: they are asked for once more where they are done.
+        if (this.#plan.machine !== "vm")
+          return `the step "${step.do}" acts on the whole machine, which is not done on a host`;
+        return machineStep(this.#addon, step);
     }
   }
 
@@ -680,6 +692,19 @@ class Run {
   #removeTop(): boolean {
     const parents = [this.#parent, this.#cpusetParent].filter((parent) => parent !== null);
     return parents.map((parent) => removeDirectory(join(parent, this.#plan.top.name))).every(Boolean);
+  }
+}
+
+/** How often the OOM killer came, from an open memory.events; 0 where its cgroup is gone. */
+function readOomCount(fd: number): number {
+  const text = Buffer.alloc(1024);
+  try {
+    const size = readSync(fd, text, 0, text.length, 0);
+    const key = (name: string): number =>
+      Number(new RegExp(`^${name} (\\d+)$`, "m").exec(text.toString("latin1", 0, size))?.[1] ?? 0);
+    return Math.max(key("oom"), key("oom_kill"));
+  } catch {
+    return 0;
   }
 }
 

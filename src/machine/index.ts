@@ -13,3 +13,4 @@ export interface Machine {
 export { hostMachine } from "./host.ts";
 export { openKernelLog } from "../engine/evidence.ts";
 export { cleanMachine } from "../engine/clean.ts";
+export { type VmMachine, vmMachine } from "./vm.ts";

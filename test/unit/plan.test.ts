@@ -6,7 +6,7 @@ import { machineWith } from "../helpers/capabilities.ts";
 function plan(yaml: string, caps: Capabilities = machineWith(), options: Partial<PlanOptions> = {}): Plan {
   const [scenario] = parseScenarios(yaml, "test.yaml");
   if (!scenario) throw new Error("no scenario");
-  return planScenario(scenario, caps, { runId: "abc12345", machine: "auto", ...options });
+  return planScenario(scenario, caps, { runId: "abc12345", machine: "host", ...options });
 }
 
 const hog = "processes: { hog: { cgroup: app, stress: { anon: 100Mi } } }";

@@ -1,0 +1,50 @@
+/** The agent's protocol, both ends: NDJSON over one duplex channel. The guest greets, gets a plan, streams its events. */
+import type { Capabilities, Plan } from "../plan.ts";
+import type { RunEventBody } from "../record.ts";
+
+/** From the host to the agent. */
+export type Order =
+  | {
+      type: "run";
+      plan: Plan;
+      /** The host's wall clock: a guest restored from a snapshot stands in the past. */
+      now: number;
+    }
+  | { type: "interrupt"; reason: string };
+
+/** From the agent to the host. */
+export type Answer =
+  | { type: "hello"; protocol: number }
+  | { type: "ready"; capabilities: Capabilities }
+  | { type: "event"; event: RunEventBody }
+  /** Everything has been said. */
+  | { type: "done" };
+
+export const agentProtocol = 1;
+
+export const encode = (message: Order | Answer): string => `${JSON.stringify(message)}\n`;
+
+/** Cuts what comes in into lines; what is half a line waits for its rest. */
+export function lineSplitter(take: (line: string) => void): { push(text: string): void; rest(): string } {
+  let rest = "";
+  return {
+    push(text) {
+      const lines = (rest + text).split("\n");
+      rest = lines.pop() ?? "";
+      for (const line of lines) take(line);
+    },
+    rest: () => rest,
+  };
+}
+
+/** One line of the channel, or null where it is none of ours: a torn one, or noise. */
+export function decode(line: string): Order | Answer | null {
+  try {
+    const message = JSON.parse(line) as unknown;
+    return typeof message === "object" && message !== null && typeof (message as { type?: unknown }).type === "string"
+      ? (message as Order | Answer)
+      : null;
+  } catch {
+    return null;
+  }
+}

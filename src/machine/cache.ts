@@ -1,0 +1,85 @@
+/** What the VM is made of, kept between runs. An entry is a folder, complete or not there: built beside, then renamed. */
+import {
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { homedir } from "node:os";
+import { basename, dirname, join, relative } from "node:path";
+import { MachineError } from "../errors.ts";
+
+const manifestName = "manifest.json";
+
+/** Name -> size of every file of an entry. */
+type Manifest = Record<string, number>;
+
+export function cacheFolder(): string {
+  const base = process.env["XDG_CACHE_HOME"];
+  return join(base !== undefined && base.startsWith("/") ? base : join(homedir(), ".cache"), "oomlab");
+}
+
+/** The folder of an entry, built where it is missing or not whole. */
+export async function cached(name: string, build: (folder: string) => Promise<void>): Promise<string> {
+  const path = join(cacheFolder(), name);
+  if (isWhole(path)) return path;
+  const folder = newFolder(dirname(path), basename(path));
+  try {
+    await build(folder);
+    writeFileSync(join(folder, manifestName), JSON.stringify(manifestOf(folder)));
+    replace(folder, path);
+    return path;
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+function newFolder(parent: string, name: string): string {
+  try {
+    mkdirSync(parent, { recursive: true });
+    return mkdtempSync(join(parent, `.${name}-${process.pid}-`));
+  } catch (error) {
+    throw new MachineError("CACHE", `the cache ${cacheFolder()} cannot be written: ${(error as Error).message}`, {
+      cause: error,
+      hint: "name another folder in XDG_CACHE_HOME",
+    });
+  }
+}
+
+/** Puts an entry in its place; one that somebody else has finished meanwhile is as good. */
+function replace(folder: string, path: string): void {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      renameSync(folder, path);
+      return;
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      if ((code !== "ENOTEMPTY" && code !== "EEXIST") || attempt > 2) throw error;
+      if (isWhole(path)) return;
+      rmSync(path, { recursive: true, force: true });
+    }
+  }
+}
+
+function manifestOf(folder: string): Manifest {
+  const files = readdirSync(folder, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
+  return Object.fromEntries(
+    files.map((entry) => {
+      const path = join(entry.parentPath, entry.name);
+      return [relative(folder, path), statSync(path).size];
+    }),
+  );
+}
+
+function isWhole(path: string): boolean {
+  try {
+    const manifest = JSON.parse(readFileSync(join(path, manifestName), "utf8")) as Manifest;
+    return Object.entries(manifest).every(([file, size]) => statSync(join(path, file)).size === size);
+  } catch {
+    return false;
+  }
+}

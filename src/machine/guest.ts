@@ -1,0 +1,183 @@
+/** The agent: the engine's end of the channel, inside a machine that oomlab made for one plan. */
+import { execFileSync } from "node:child_process";
+import {
+  closeSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readSync,
+  readdirSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
+import { basename, join } from "node:path";
+import { StringDecoder } from "node:string_decoder";
+import { probe } from "../engine/probe.ts";
+import { runPlan } from "../engine/run.ts";
+import { loadAddon } from "../native.ts";
+import type { CgroupVersion, Plan, VmSpec } from "../plan.ts";
+import { agentProtocol, type Answer, decode, encode, lineSplitter, type Order } from "./agent.ts";
+
+/** The machine cannot do what the plan needs: a skip, no error. */
+class Unmet extends Error {}
+
+const workFolder = "/tmp/work";
+/** What the agent and the pages of its program keep whatever the scenario does. */
+const protectedMemory = 128 * 1048576;
+
+/** Serves one channel: one plan, then done. */
+export async function serve(channel: string): Promise<void> {
+  const addon = loadAddon();
+  const fd = openSync(channel, constants.O_RDWR);
+  const answer = (message: Answer): void => writeAll(fd, encode(message));
+  const interrupt = new AbortController();
+  const decoder = new StringDecoder("utf8");
+  const buffer = Buffer.allocUnsafe(65_536);
+  const order = await new Promise<Extract<Order, { type: "run" }>>((resolve) => {
+    const lines = lineSplitter((line) => {
+      const message = decode(line);
+      if (message?.type === "run") resolve(message);
+      else if (message?.type === "interrupt") interrupt.abort(message.reason);
+    });
+    addon.poll(fd, "readable", () => {
+      const size = readSync(fd, buffer, 0, buffer.length, null);
+      if (size > 0) lines.push(decoder.write(buffer.subarray(0, size)));
+    });
+    answer({ type: "hello", protocol: agentProtocol });
+  });
+  const { plan } = order;
+  try {
+    if (plan.vm) setUp(plan.vm, plan.cgroupVersion, order.now);
+    mkdirSync(workFolder, { recursive: true });
+    process.chdir(workFolder);
+    const caps = probe();
+    answer({ type: "ready", capabilities: caps });
+    addon.setChildSubreaper(true);
+    await runPlan(here(plan), caps, (event) => answer({ type: "event", event }), interrupt.signal);
+  } catch (error) {
+    answer({
+      type: "event",
+      event:
+        error instanceof Unmet
+          ? { type: "unmet", reason: error.message }
+          : {
+              type: "error",
+              code: "GUEST_SETUP",
+              message: `the VM could not be set up: ${(error as Error).message}`,
+              hint: null,
+            },
+    });
+  }
+  answer({ type: "done" });
+  closeSync(fd);
+}
+
+/** The scenario's own folder is the host's: its files are made in the guest's. */
+const here = (plan: Plan): Plan => ({ ...plan, file: join(workFolder, basename(plan.file)) });
+
+/** Hands all of it over before anything else happens: what is told is told. */
+function writeAll(fd: number, text: string): void {
+  const bytes = Buffer.from(text);
+  for (let at = 0; at < bytes.length;) {
+    try {
+      at += writeSync(fd, bytes, at);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EAGAIN") throw error;
+      Atomics.wait(pause, 0, 0, 1);
+    }
+  }
+}
+
+const pause = new Int32Array(new SharedArrayBuffer(4));
+
+function setUp(vm: VmSpec, version: CgroupVersion, now: number): void {
+  tool("date", "-u", "-s", `@${Math.floor(now / 1000)}`);
+  // The console is the second copy of the kernel log: it gets every line from now on.
+  writeFileSync("/proc/sys/kernel/printk", "7");
+  mountCgroups(version, vm.mountOptions);
+  if (version === 2) protectAgent(vm.memory);
+  if (vm.thp !== null) setting("/sys/kernel/mm/transparent_hugepage/enabled", vm.thp, "transparent huge pages");
+  if (vm.zswap !== null) setting("/sys/module/zswap/parameters/enabled", vm.zswap ? "Y" : "N", "zswap");
+  if (vm.scratch !== null) {
+    tool("mke2fs", "-F", "-m", "0", disk("scratch"));
+    mkdirSync(workFolder, { recursive: true });
+    tool("mount", "-t", "ext4", disk("scratch"), workFolder);
+  }
+  if (vm.swap) addSwap(vm.swap);
+  for (const [name, value] of Object.entries(vm.sysctl))
+    setting(join("/proc/sys", name.replaceAll(".", "/")), value, `the sysctl ${name}`);
+}
+
+/** A program of the guest's own; its words where it fails. */
+function tool(name: string, ...args: string[]): void {
+  try {
+    execFileSync(name, args, { stdio: ["ignore", "ignore", "pipe"], encoding: "utf8" });
+  } catch (error) {
+    const words = ((error as { stderr?: string }).stderr ?? "").trim();
+    throw new Error(`${name} ${args.join(" ")} failed: ${words || (error as Error).message}`, { cause: error });
+  }
+}
+
+function setting(path: string, value: string, what: string): void {
+  if (!existsSync(path)) throw new Unmet(`the kernel of its VM has no ${what}`);
+  try {
+    writeFileSync(path, value);
+  } catch (error) {
+    throw new Error(`${what} cannot be set to ${value}: ${(error as NodeJS.ErrnoException).code}`, { cause: error });
+  }
+}
+
+function mountCgroups(version: CgroupVersion, options: string[]): void {
+  if (version === 2) {
+    tool("mount", "-t", "cgroup2", "-o", options.join(","), "none", "/sys/fs/cgroup");
+    return;
+  }
+  tool("mount", "-t", "tmpfs", "-o", "mode=755", "none", "/sys/fs/cgroup");
+  for (const controller of ["memory", "cpuset"]) {
+    mkdirSync(`/sys/fs/cgroup/${controller}`);
+    try {
+      tool("mount", "-t", "cgroup", "-o", controller, "none", `/sys/fs/cgroup/${controller}`);
+    } catch {
+      throw new Unmet(`the kernel of its VM has no ${controller} controller on cgroup v1`);
+    }
+  }
+}
+
+function protectAgent(memory: number): void {
+  for (const controller of ["memory", "cpuset"])
+    writeFileSync("/sys/fs/cgroup/cgroup.subtree_control", `+${controller}`);
+  mkdirSync("/sys/fs/cgroup/agent");
+  writeFileSync("/sys/fs/cgroup/agent/memory.min", String(Math.min(protectedMemory, Math.floor(memory / 4))));
+  writeFileSync("/sys/fs/cgroup/agent/cgroup.procs", String(process.pid));
+}
+
+/** A disk by the serial number that QEMU gave it. */
+function disk(serial: string): string {
+  for (const name of readdirSync("/sys/block")) {
+    const file = `/sys/block/${name}/serial`;
+    if (existsSync(file) && readFileSync(file, "latin1").trim() === serial) return `/dev/${name}`;
+  }
+  throw new Error(`there is no disk ${serial}`);
+}
+
+function addSwap({ size, kind }: NonNullable<VmSpec["swap"]>): void {
+  let device: string;
+  if (kind === "zram") {
+    if (!existsSync("/sys/block/zram0")) loadModules("zram");
+    writeFileSync("/sys/block/zram0/disksize", String(size));
+    device = "/dev/zram0";
+  } else {
+    device = disk("swap");
+  }
+  tool("mkswap", device);
+  tool("swapon", device);
+}
+
+/** Modules are kept in the order in which they must be loaded. */
+function loadModules(name: string): void {
+  const list = `/run/modules/${name}`;
+  if (!existsSync(list)) throw new Unmet(`the kernel of its VM has no ${name}`);
+  for (const file of readFileSync(list, "utf8").split("\n")) if (file !== "") tool("insmod", `/run/modules/${file}`);
+}

@@ -1,0 +1,115 @@
+/** The guest's root: a read-only erofs image with Node, oomlab itself and busybox, the same for every kernel. */
+import { createHash } from "node:crypto";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  realpathSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { basename, dirname, join, relative } from "node:path";
+import { fileURLToPath } from "node:url";
+import { MachineError } from "../errors.ts";
+import { addonPath, stressPath } from "../native.ts";
+import { cached } from "./cache.ts";
+import { busybox } from "./kernel.ts";
+import { execute, type Say } from "./packages.ts";
+
+/** Bump it when what is in the image changes. */
+const layout = 1;
+
+/** Runs in the image as process 1: the agent, then power off. A failure is told on the console. */
+const init = `#!/bin/sh
+mount -t tmpfs -o mode=1777 tmp /tmp
+mkdir -p /dev/shm /dev/pts
+mount -t tmpfs -o mode=1777 shm /dev/shm
+export PATH=/usr/local/bin:/usr/bin:/bin:/sbin HOME=/tmp
+cd /tmp
+(echo -1000 > /proc/self/oom_score_adj; exec NODE /oomlab/dist/oomlab.cjs agent /dev/vport*p1) || echo "oomlab-init: the agent ended with status $?"
+poweroff -f
+`;
+
+/** oomlab as built: the folder that holds dist/. */
+function builtFolder(): string {
+  for (const up of ["../", "../../"]) {
+    const folder = fileURLToPath(new URL(up, import.meta.url));
+    if (existsSync(join(folder, "dist/oomlab.cjs"))) return folder;
+  }
+  throw new MachineError("NOT_BUILT", "the VM runs oomlab as built, and it is not built", {
+    hint: "run `npm run setup` in the oomlab folder",
+  });
+}
+
+/** What of oomlab goes into the image: path in the image -> file. */
+function ownFiles(): Map<string, string> {
+  const root = builtFolder();
+  const files = new Map<string, string>([["package.json", join(root, "package.json")]]);
+  for (const name of readdirSync(join(root, "dist")))
+    if (/\.(cjs|cache)$/.test(name)) files.set(`dist/${name}`, join(root, "dist", name));
+  for (const path of [addonPath(), stressPath()]) files.set(`native/build/Release/${basename(path)}`, path);
+  return files;
+}
+
+/** Path of the image; built where it is missing, or where Node, oomlab or a library has changed. */
+export async function guestImage(say: Say): Promise<string> {
+  const files = ownFiles();
+  const node = realpathSync(process.execPath);
+  const sum = createHash("sha256").update(JSON.stringify([layout, identity(node)]));
+  for (const [name, path] of files) sum.update(`\0${name}\0`).update(readFileSync(path));
+  const libraries = await librariesOf(node);
+  for (const library of libraries) sum.update(identity(realpathSync(library)));
+  const folder = await cached(`image-${sum.digest("hex").slice(0, 20)}`, async (target) => {
+    say("making the VM's image");
+    const root = join(target, "root");
+    for (const path of ["bin", "sbin", "dev", "proc", "sys", "run", "tmp", "etc", "root"])
+      mkdirSync(join(root, path), { recursive: true });
+    place(root, process.execPath, node);
+    for (const library of libraries) place(root, library, realpathSync(library));
+    for (const [name, path] of files) place(root, `/oomlab/${name}`, path);
+    await placeBusybox(root, say);
+    writeFileSync(join(root, "sbin/init"), init.replace("NODE", process.execPath), { mode: 0o755 });
+    writeFileSync(join(root, "etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n");
+    await execute("mkfs.erofs", ["-zlz4", "-T0", "--all-root", join(target, "image.erofs"), root]);
+    rmSync(root, { recursive: true });
+  });
+  return join(folder, "image.erofs");
+}
+
+/** A file as it stands: hashing 100 MB of Node at each start would take longer than it is worth. */
+const identity = (path: string): string => {
+  const { size, mtimeMs } = statSync(path);
+  return `${path} ${size} ${mtimeMs}`;
+};
+
+/** Shared objects that Node and the addon load, as the loader names them. */
+async function librariesOf(node: string): Promise<string[]> {
+  const text = await execute(node, [
+    "-e",
+    `require(${JSON.stringify(addonPath())}); console.log(JSON.stringify(process.report.getReport().sharedObjects))`,
+  ]);
+  return (JSON.parse(text) as string[]).filter(
+    (path) => path.startsWith("/") && path !== addonPath() && existsSync(path),
+  );
+}
+
+function place(root: string, path: string, from: string): void {
+  const target = join(root, path);
+  mkdirSync(dirname(target), { recursive: true });
+  copyFileSync(from, target);
+}
+
+async function placeBusybox(root: string, say: Say): Promise<void> {
+  const program = await busybox(say);
+  place(root, "/bin/busybox", program);
+  for (const name of (await execute(program, ["--list"])).split("\n")) {
+    const link = join(root, "bin", name);
+    if (name !== "" && !existsSync(link)) symlinkSync("busybox", link);
+  }
+  for (const name of ["poweroff", "insmod", "mkswap", "swapon", "swapoff"])
+    symlinkSync(relative("/sbin", "/bin/busybox"), join(root, "sbin", name));
+}

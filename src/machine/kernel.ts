@@ -1,0 +1,287 @@
+/** Kernels for the VM: a distribution's package or the user's own bzImage, with the few modules that the guest loads. */
+import {
+  closeSync,
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { createHash } from "node:crypto";
+import { basename, dirname, join } from "node:path";
+import { MachineError } from "../errors.ts";
+import { cached } from "./cache.ts";
+import { execute, type Say, showPackage, unpackPackage, which } from "./packages.ts";
+
+export interface GuestKernel {
+  release: string;
+  /** What QEMU boots. */
+  image: string;
+  initrd: string;
+}
+
+/** Bump it when what is in an entry changes. */
+const layout = 1;
+
+/** Loaded before the image can be mounted. */
+const earlyModules = ["virtio_pci", "virtio_blk", "virtio_console", "erofs"];
+/** Loaded when a scenario asks for them; zram's default compressor is not among its dependencies. */
+const lateModules: Record<string, string[]> = { zram: ["lzo-rle", "lz4", "zstd", "zram"] };
+
+const metaPackage = "linux-image-cloud-amd64";
+
+export async function guestKernel(wanted: string | null, say: Say): Promise<GuestKernel> {
+  const folder =
+    wanted !== null && wanted.includes("/") ? await ownKernel(wanted, say) : await packagedKernel(wanted, say);
+  const release = readFileSync(join(folder, "release"), "utf8");
+  return { release, image: join(folder, "kernel"), initrd: join(folder, "initrd") };
+}
+
+async function packagedKernel(wanted: string | null, say: Say): Promise<string> {
+  const { name, version } = await resolvePackage(wanted, say);
+  return cached(`kernel-${layout}-${name}_${version.replaceAll(/[^\w.+~-]/g, "_")}`, async (folder) => {
+    const tree = join(folder, "tree");
+    mkdirSync(tree);
+    await unpackPackage(`${name}=${version}`, tree, say);
+    const boot = join(tree, "boot");
+    const image = existsSync(boot) ? readdirSync(boot).find((file) => file.startsWith("vmlinuz-")) : undefined;
+    if (image === undefined) throw new MachineError("NO_KERNEL", `the package ${name} holds no boot/vmlinuz`);
+    await assemble(folder, join(boot, image), join(tree, "lib/modules", image.slice("vmlinuz-".length)), say);
+    rmSync(tree, { recursive: true });
+  });
+}
+
+/** The package that holds the kernel: the meta package names the newest of this machine's own distribution. */
+async function resolvePackage(wanted: string | null, say: Say): Promise<{ name: string; version: string }> {
+  const meta = await showPackage(metaPackage, say);
+  const depends = /(linux-image-[\w.+~-]+)(?: \(= ([^)]+)\))?/.exec(meta?.["Depends"] ?? "");
+  const [, name, version] = depends ?? [];
+  if (name === undefined || version === undefined) {
+    throw new MachineError("NO_KERNEL", `apt knows no ${metaPackage}, which names the newest kernel for a VM`, {
+      hint: "on Debian: apt-get update; elsewhere: name a kernel with --kernel PATH (a bzImage, its modules beside it in lib/modules)",
+    });
+  }
+  if (wanted === null || name.slice("linux-image-".length).startsWith(`${wanted}.`)) return { name, version };
+  const found = await newestOf(wanted);
+  if (found !== null) return found;
+  throw new MachineError(
+    "NO_KERNEL",
+    `apt knows no cloud kernel ${wanted} here (it knows ${name.slice("linux-image-".length)})`,
+    {
+      hint: "name a kernel with --kernel PATH (a bzImage, its modules beside it in lib/modules)",
+    },
+  );
+}
+
+/** The newest cloud kernel of a series among all packages that apt knows. */
+async function newestOf(series: string): Promise<{ name: string; version: string } | null> {
+  const names = (await execute("apt-cache", ["pkgnames", `linux-image-${series}`]))
+    .split("\n")
+    .filter((name) => name.endsWith("-cloud-amd64") && name.startsWith(`linux-image-${series}.`));
+  const newest = names.toSorted(byVersion).at(-1);
+  if (newest === undefined) return null;
+  const version = (await showPackage(newest, () => undefined))?.["Version"];
+  return version === undefined ? null : { name: newest, version };
+}
+
+const byVersion = (a: string, b: string): number => a.localeCompare(b, "en", { numeric: true });
+
+/** A bzImage that the user names, or a folder that holds one. */
+async function ownKernel(path: string, say: Say): Promise<string> {
+  const image = existsSync(path) && statSync(path).isDirectory() ? findImage(path) : path;
+  const release = releaseOf(image);
+  const hash = createHash("sha256").update(readFileSync(image)).digest("hex").slice(0, 16);
+  const roots = [dirname(image), dirname(dirname(image)), "/"];
+  const modules = roots
+    .flatMap((root) => [join(root, "lib/modules", release), join(root, "usr/lib/modules", release)])
+    .find((folder) => existsSync(folder));
+  return cached(`kernel-${layout}-${release.replaceAll(/[^\w.+~-]/g, "_")}-${hash}`, (folder) =>
+    assemble(folder, image, modules ?? null, say),
+  );
+}
+
+function findImage(folder: string): string {
+  for (const inside of [folder, join(folder, "boot")]) {
+    const image = existsSync(inside)
+      ? readdirSync(inside)
+          .toSorted(byVersion)
+          .findLast((file) => /^(vmlinuz|bzImage)/.test(file))
+      : undefined;
+    if (image !== undefined) return join(inside, image);
+  }
+  throw new MachineError("NO_KERNEL", `there is no vmlinuz or bzImage in ${folder}`);
+}
+
+/** The release a bzImage states of itself (Documentation/arch/x86/boot.rst, kernel_version). */
+export function releaseOf(image: string): string {
+  let head: Buffer;
+  try {
+    head = readHead(image, 65_536);
+  } catch (error) {
+    throw new MachineError(
+      "NO_KERNEL",
+      `the kernel ${image} cannot be read: ${(error as NodeJS.ErrnoException).code}`,
+      {
+        cause: error,
+      },
+    );
+  }
+  if (head.length < 0x250 || head.toString("latin1", 0x202, 0x206) !== "HdrS")
+    throw new MachineError("NO_KERNEL", `${image} is no x86 bzImage`, {
+      hint: "name a vmlinuz or bzImage, not a vmlinux",
+    });
+  const at = head.readUInt16LE(0x20e) + 0x200;
+  const release = /^[\w.+~-]+/.exec(head.toString("latin1", at, at + 256))?.[0];
+  if (release === undefined) throw new MachineError("NO_KERNEL", `${image} does not state its release`);
+  return release;
+}
+
+function readHead(path: string, size: number): Buffer {
+  const fd = openSync(path, "r");
+  try {
+    const bytes = Buffer.alloc(size);
+    return bytes.subarray(0, readSync(fd, bytes, 0, size, 0));
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Puts an entry together: kernel, initrd, release. */
+async function assemble(folder: string, image: string, modules: string | null, say: Say): Promise<void> {
+  const release = releaseOf(image);
+  const root = join(folder, "root");
+  for (const path of ["bin", "dev", "proc", "sys", "image", "modules"])
+    mkdirSync(join(root, path), { recursive: true });
+  copyFileSync(await busybox(say), join(root, "bin/busybox"));
+  await placeModules(root, modules, release);
+  writeFileSync(join(root, "init"), init, { mode: 0o755 });
+  const files = readdirSync(root, { recursive: true, encoding: "utf8" });
+  // newc, as the kernel unpacks it; not compressed: it is small, and unpacking would take longer than reading.
+  writeFileSync(
+    join(folder, "initrd"),
+    Buffer.from(
+      await execute(join(root, "bin/busybox"), ["cpio", "-o", "-H", "newc", "-R", "0:0"], {
+        cwd: root,
+        input: `${files.join("\n")}\n`,
+      }),
+      "latin1",
+    ),
+  );
+  rmSync(root, { recursive: true });
+  if (!(await unpackKernel(image, join(folder, "kernel")))) copyFileSync(image, join(folder, "kernel"));
+  writeFileSync(join(folder, "release"), release);
+}
+
+/** A static busybox: the guest's tools, and cpio on the host. */
+export async function busybox(say: Say): Promise<string> {
+  const folder = await cached("busybox-1", async (target) => {
+    const tree = join(target, "tree");
+    mkdirSync(tree);
+    await unpackPackage("busybox-static", tree, say);
+    const found = ["bin/busybox", "usr/bin/busybox"].map((path) => join(tree, path)).find((path) => existsSync(path));
+    if (found === undefined) throw new MachineError("NO_BUSYBOX", "the package busybox-static holds no busybox");
+    renameSync(found, join(target, "busybox"));
+    rmSync(tree, { recursive: true });
+  });
+  return join(folder, "busybox");
+}
+
+/** Mounts what the image needs, then becomes the image's own init. */
+const init = `#!/bin/busybox sh
+b=/bin/busybox
+$b mount -t devtmpfs dev /dev
+$b mount -t proc proc /proc
+$b mount -t sysfs sys /sys
+for m in $($b cat /modules/early); do $b insmod /modules/$m || echo "oomlab-init: no module $m"; done
+$b mount -t erofs -o ro /dev/vda /image || { echo "oomlab-init: the image cannot be mounted"; $b poweroff -f; }
+$b mount -t tmpfs -o mode=755 run /image/run
+$b cp -a /modules /image/run/
+for d in dev proc sys; do $b mount -o move /$d /image/$d; done
+exec $b switch_root /image /sbin/init
+`;
+
+/** Copies the modules that the guest loads, and lists each with all it depends on, in the order of loading. */
+async function placeModules(root: string, modules: string | null, release: string): Promise<void> {
+  const found = new Map<string, string>();
+  const builtin = new Set<string>();
+  if (modules !== null) {
+    for (const file of readdirSync(modules, { recursive: true, encoding: "utf8" }))
+      if (/\.ko(\.xz|\.zst|\.gz)?$/.test(file)) found.set(moduleName(file), join(modules, file));
+    const list = join(modules, "modules.builtin");
+    if (existsSync(list))
+      for (const file of readFileSync(list, "latin1").split("\n")) if (file !== "") builtin.add(moduleName(file));
+  }
+  const placed = new Set<string>();
+  const load = async (name: string): Promise<string[]> => {
+    const file = found.get(name);
+    if (file === undefined || builtin.has(name)) return [];
+    const target = join(root, "modules", `${name}.ko`);
+    if (!placed.has(name)) {
+      placed.add(name);
+      await placeModule(file, target);
+    }
+    const order: string[] = [];
+    for (const dependency of dependenciesOf(target)) order.push(...(await load(dependency)));
+    return [...order, `${name}.ko`];
+  };
+  const listed = async (names: string[]): Promise<string[]> => {
+    const all: string[] = [];
+    for (const name of names) all.push(...(await load(moduleName(name))));
+    return [...new Set(all)];
+  };
+  const early = await listed(earlyModules);
+  writeFileSync(join(root, "modules/early"), early.join("\n"));
+  for (const [name, needed] of Object.entries(lateModules)) {
+    const order = await listed(needed);
+    if (order.includes(`${name}.ko`) || builtin.has(name))
+      writeFileSync(join(root, "modules", name), order.filter((file) => !early.includes(file)).join("\n"));
+  }
+  const lacks = earlyModules.filter((name) => !early.includes(`${name}.ko`) && !builtin.has(name));
+  if (modules !== null && lacks.length > 0)
+    throw new MachineError("KERNEL_LACKS", `the kernel ${release} has no ${lacks.join(", ")}, which the VM needs`);
+}
+
+const moduleName = (file: string): string =>
+  basename(file)
+    .replace(/\.ko(\.\w+)?$/, "")
+    .replaceAll("-", "_");
+
+/** modinfo's \`depends\`, from the module's own .modinfo section. */
+const dependenciesOf = (file: string): string[] =>
+  (/\0depends=([^\0]*)\0/.exec(readFileSync(file, "latin1"))?.[1] ?? "")
+    .split(",")
+    .filter((name) => name !== "")
+    .map(moduleName);
+
+async function placeModule(file: string, target: string): Promise<void> {
+  const tool = file.endsWith(".xz") ? "xz" : file.endsWith(".zst") ? "zstd" : file.endsWith(".gz") ? "gzip" : null;
+  if (tool === null) cpSync(file, target);
+  else writeFileSync(target, Buffer.from(await execute(tool, ["-dc", file]), "latin1"));
+}
+
+/** A bzImage's payload, unpacked once: the guest's own unpacking takes 0.3 s of each boot. False where it cannot be done. */
+async function unpackKernel(image: string, target: string): Promise<boolean> {
+  const bytes = readFileSync(image);
+  const start = ((bytes[0x1f1] ?? 0) + 1) * 512 + bytes.readUInt32LE(0x248);
+  const payload = bytes.subarray(start, start + bytes.readUInt32LE(0x24c));
+  const tool = { "02214c18": "lz4", "28b52ffd": "zstd" }[payload.subarray(0, 4).toString("hex")];
+  if (tool === undefined || which(tool) === undefined) return false;
+  const packed = `${target}.packed`;
+  // The last four bytes are the unpacked size, which is no part of the stream.
+  writeFileSync(packed, payload.subarray(0, payload.length - 4));
+  try {
+    writeFileSync(target, Buffer.from(await execute(tool, ["-dc", packed]), "latin1"));
+    return readHead(target, 4).toString("latin1") === "\x7fELF";
+  } catch {
+    return false;
+  } finally {
+    rmSync(packed, { force: true });
+  }
+}

@@ -1,0 +1,175 @@
+/** One QEMU process: its command line, its console and the agent's channel. It dies with this process, and leaves no file. */
+import { closeSync, constants, ftruncateSync, mkdtempSync, openSync, rmdirSync, unlinkSync } from "node:fs";
+import { Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { MachineError } from "../errors.ts";
+import { type ExitInfo, loadAddon } from "../native.ts";
+import type { VmSpec } from "../plan.ts";
+import { lineSplitter } from "./agent.ts";
+import { which } from "./packages.ts";
+
+export interface QemuParts {
+  kernel: string;
+  initrd: string;
+  image: string;
+}
+
+export interface Qemu {
+  /** Sends a line to the agent. */
+  send(text: string): void;
+  /** Resolves once, when QEMU has ended and all that it said has been read. */
+  readonly ended: Promise<QemuEnd>;
+  kill(): void;
+}
+
+export interface QemuEnd {
+  exit: ExitInfo;
+  /** QEMU's own complaints. */
+  words: string;
+}
+
+export interface QemuHandlers {
+  /** A line of the agent's channel. */
+  agent(line: string): void;
+  /** A line of the guest's console. */
+  console(line: string): void;
+}
+
+/** Descriptors of the child: 0 nothing, 1 the console, 2 QEMU's own words, 3 the channel, then the disks. */
+const channelFd = 3;
+const firstDiskFd = 4;
+
+/** Disks of the guest beside its image, by serial number. */
+export function disksOf(vm: VmSpec): { serial: string; size: number }[] {
+  return [
+    ...(vm.swap?.kind === "disk" ? [{ serial: "swap", size: vm.swap.size }] : []),
+    ...(vm.scratch === null ? [] : [{ serial: "scratch", size: vm.scratch }]),
+  ];
+}
+
+/** QEMU's arguments. No network device, no monitor, nothing of the user's configuration. */
+export function qemuArguments(vm: VmSpec, parts: QemuParts): string[] {
+  const mib = (bytes: number): number => Math.round(bytes / 1048576);
+  const nodes = vm.numa ?? [];
+  const cpusOf = (node: number): string[] =>
+    Array.from({ length: vm.cpus }, (_, cpu) => cpu)
+      .filter((cpu) => cpu % nodes.length === node)
+      .map((cpu) => `cpus=${cpu}`);
+  const flags: string[][] = [
+    ["-nodefaults"],
+    ["-no-user-config"],
+    ["-display", "none"],
+    ["-machine", "q35"],
+    ["-accel", "tcg,thread=multi"],
+    ["-cpu", "max"],
+    ["-smp", String(vm.cpus)],
+    ["-m", String(mib(vm.memory))],
+    ...nodes.flatMap((size, node) => [
+      ["-object", `memory-backend-ram,id=mem${node},size=${mib(size)}M`],
+      ["-numa", [`node,nodeid=${node}`, ...cpusOf(node), `memdev=mem${node}`].join(",")],
+    ]),
+    ["-kernel", parts.kernel],
+    ["-initrd", parts.initrd],
+    ["-append", kernelArguments],
+    ["-no-reboot"],
+    ["-chardev", "stdio,id=console,signal=off"],
+    ["-serial", "chardev:console"],
+    ["-device", "virtio-serial-pci"],
+    ["-chardev", `socket,id=agent,fd=${channelFd}`],
+    ["-device", "virtserialport,chardev=agent,name=oomlab"],
+    ["-blockdev", json(imageDisk(parts.image))],
+    ["-device", "virtio-blk-pci,drive=image,serial=image"],
+    ...disksOf(vm).flatMap(({ serial }, index) => [
+      ["-add-fd", `fd=${firstDiskFd + index},set=${index + 1}`],
+      ["-blockdev", json(throwawayDisk(serial, index + 1))],
+      ["-device", `virtio-blk-pci,drive=${serial},serial=${serial}`],
+    ]),
+  ];
+  return flags.flat();
+}
+
+/** swapaccount: before 5.19 Debian's kernels count swap only when asked to. */
+const kernelArguments = "console=ttyS0 panic=-1 quiet cryptomgr.notests printk.devkmsg=on swapaccount=1";
+
+const imageDisk = (filename: string): unknown => ({
+  driver: "raw",
+  "node-name": "image",
+  "read-only": true,
+  file: { driver: "file", filename },
+});
+
+const throwawayDisk = (name: string, set: number): unknown => ({
+  driver: "raw",
+  "node-name": name,
+  cache: { "no-flush": true },
+  file: { driver: "file", filename: `/dev/fdset/${set}`, locking: "off", cache: { "no-flush": true } },
+});
+
+const json = (value: unknown): string => JSON.stringify(value);
+
+export function startQemu(vm: VmSpec, parts: QemuParts, handlers: QemuHandlers): Qemu {
+  const addon = loadAddon();
+  const file = which("qemu-system-x86_64");
+  if (file === undefined) throw new MachineError("VM_PROGRAMS", "the VM needs qemu-system-x86_64");
+  const [consoleRead, consoleWrite] = addon.pipe();
+  const [wordsRead, wordsWrite] = addon.pipe();
+  const [channel, theirs] = addon.socketpair();
+  const disks = disksOf(vm).map(({ size }) => unlinkedFile(size));
+  const given = [consoleWrite, wordsWrite, theirs, ...disks];
+  let child: { pid: number; pidfd: number };
+  try {
+    child = addon.spawn({
+      file,
+      args: ["qemu-system-x86_64", ...qemuArguments(vm, parts)],
+      env: Object.entries(process.env).map(([key, value]) => `${key}=${value}`),
+      stdio: [-1, ...given],
+      pdeathsig: 9,
+    });
+  } catch (error) {
+    for (const fd of [consoleRead, wordsRead, channel]) closeSync(fd);
+    throw error;
+  } finally {
+    for (const fd of given) closeSync(fd);
+  }
+  let words = "";
+  const agent = new Socket({ fd: channel });
+  const guestConsole = new Socket({ fd: consoleRead, writable: false });
+  const complaints = new Socket({ fd: wordsRead, writable: false });
+  const agentLines = lineSplitter((line) => handlers.agent(line));
+  // A serial line ends its lines with CR LF; what a guest prints may hold control characters.
+  const consoleLines = lineSplitter((line) => handlers.console(line.replaceAll(/\p{Cc}/gu, "")));
+  for (const socket of [agent, guestConsole, complaints]) {
+    socket.setEncoding("utf8");
+    // The other end goes away with QEMU: its end is told by waitid.
+    socket.on("error", () => undefined);
+  }
+  agent.on("data", (text: string) => agentLines.push(text));
+  guestConsole.on("data", (text: string) => consoleLines.push(text));
+  complaints.on("data", (text: string) => {
+    if (words.length < 16_384) words += text;
+  });
+  const closed = [agent, guestConsole, complaints].map(
+    (socket) => new Promise<void>((resolve) => socket.once("close", () => resolve())),
+  );
+  const exited = new Promise<ExitInfo>((resolve) => addon.onExit(child, resolve));
+  return {
+    send: (text) => void agent.write(text),
+    ended: Promise.all([exited, ...closed]).then(([exit]) => {
+      if (consoleLines.rest() !== "") consoleLines.push("\n");
+      return { exit, words: words.trim() };
+    }),
+    kill: () => void addon.signal(child, 9),
+  };
+}
+
+/** A sparse file that no folder names: it is gone with its last descriptor, whatever ends this process. */
+function unlinkedFile(size: number): number {
+  const folder = mkdtempSync(join(tmpdir(), "oomlab-vm-"));
+  const path = join(folder, "disk");
+  const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL, 0o600);
+  unlinkSync(path);
+  rmdirSync(folder);
+  ftruncateSync(fd, size);
+  return fd;
+}

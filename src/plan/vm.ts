@@ -1,0 +1,98 @@
+/** The throwaway VM of a scenario: its shape, and what an engine in it can do. Pure, so that `--dry-run` boots nothing. */
+import type { Scenario } from "../scenario/index.ts";
+import type { Capabilities, CgroupVersion } from "../plan.ts";
+
+/** The guest that a plan is run in. Sizes in bytes. */
+export interface VmSpec {
+  memory: number;
+  cpus: number;
+  /** The size of each NUMA node; null: one node. */
+  numa: number[] | null;
+  swap: { size: number; kind: "disk" | "zram" } | null;
+  /** A version, `latest`, or a path; null: the newest of the machine's own distribution. */
+  kernel: string | null;
+  sysctl: Record<string, string>;
+  thp: string | null;
+  zswap: boolean | null;
+  /** Of the cgroup2 mount. */
+  mountOptions: string[];
+  /** Size of a disk for files of the scenario's processes; null: none writes files. */
+  scratch: number | null;
+}
+
+const mebibyte = 1048576;
+const defaultMemory = 512 * mebibyte;
+/** The kernel, Node and the page cache of the image. */
+const guestOverhead = 256 * mebibyte;
+/** QEMU itself: 210 to 260 MiB with TCG, and about 3 % of the guest's memory for its tables. */
+const qemuOverhead = 256 * mebibyte;
+
+/** As systemd mounts it, and with it every Kubernetes node. */
+const defaultMountOptions = ["nsdelegate", "memory_recursiveprot"];
+
+/** The least memory of a guest that Node and the kernel can live in. */
+export const leastVmMemory: number = 192 * mebibyte;
+
+/** Memory of the guest that runs a scenario which may take `demand` bytes below its own limits. */
+export function vmMemory({ machine }: Scenario, demand: number): number {
+  const stated = machine.memory ?? machine.numa?.reduce((sum, node) => sum + node, 0);
+  if (stated !== undefined) return stated;
+  const wanted = Math.max(demand, machine.available ?? 0) + guestOverhead;
+  return Math.max(defaultMemory, Math.ceil(wanted / mebibyte) * mebibyte);
+}
+
+export function vmSpec(
+  { machine }: Scenario,
+  memory: number,
+  kernel: string | undefined,
+  scratch: number | null,
+): VmSpec {
+  return {
+    memory,
+    cpus: machine.cpus ?? Math.max(2, machine.numa?.length ?? 1),
+    numa: machine.numa,
+    swap: machine.swap,
+    kernel: kernel ?? machine.kernel,
+    sysctl: machine.sysctl,
+    thp: machine.thp,
+    zswap: machine.zswap,
+    mountOptions: machine.mountOptions.length > 0 ? machine.mountOptions : defaultMountOptions,
+    scratch,
+  };
+}
+
+/** Memory of the host that a guest takes when it has touched all of its own. */
+export const vmDemand = (memory: number): number => memory + qemuOverhead + Math.ceil(memory / 32);
+
+/** What the engine finds in the guest, as far as a plan needs to know it. */
+export function vmCapabilities(spec: VmSpec, version: CgroupVersion): Capabilities {
+  const mount = version === 1 ? "/sys/fs/cgroup/memory" : "/sys/fs/cgroup";
+  return {
+    kernel: spec.kernel ?? "",
+    cpus: spec.cpus,
+    uid: 0,
+    memTotal: spec.memory,
+    memAvailable: spec.memory - guestOverhead / 2,
+    swapTotal: spec.swap?.size ?? 0,
+    hierarchies: [
+      {
+        version,
+        mount,
+        directory: mount,
+        path: "",
+        cpusetDirectory: version === 1 ? "/sys/fs/cgroup/cpuset" : null,
+        controllers: version === 1 ? [] : ["cpuset", "cpu", "io", "memory", "hugetlb", "pids"],
+        memsw: version === 1,
+      },
+    ],
+    memoryController: version,
+    cgroupProblems: {},
+    kmsgProblem: null,
+    capabilities: ["KILL", "SETGID", "SETUID", "IPC_LOCK", "SYS_ADMIN", "SYS_NICE", "SYS_RESOURCE", "SYSLOG"],
+    oomScoreAdj: -1000,
+    hugetlbFree: Number(spec.sysctl["vm.nr_hugepages"] ?? 0) * 2 * mebibyte,
+    oomKillers: [],
+    systemd: false,
+    initPidNamespace: true,
+  };
+}
