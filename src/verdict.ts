@@ -121,8 +121,8 @@ class Judge {
   readonly #exits = new Map<string, EventOf<"process-exit">>();
   /** pid -> process, workers and children included. */
   readonly #pids = new Map<number, string>();
-  /** pids that we signalled ourselves -> the line that says so. */
-  readonly #ourKills = new Map<number, EventOf<"kill">>();
+  /** The signals that we sent ourselves. */
+  readonly #sent: EventOf<"kill">[] = [];
   readonly #final = new Map<string, EventOf<"counters">>();
   readonly #first = new Map<string, EventOf<"counters">>();
   readonly #evidence: Evidence;
@@ -147,18 +147,14 @@ class Judge {
         this.#pids.set(event.report.pid, event.process);
         if (event.report.type === "child-end") this.#pids.set(event.report.child, event.process);
         break;
-      case "procs": {
-        // What a command forked: its own when it is the only process in that cgroup.
-        const inside = this.#plan.processes.filter(({ cgroup }) => cgroup === event.cgroup);
-        if (inside.length === 1 && inside[0])
-          for (const pid of event.pids) if (!this.#pids.has(pid)) this.#pids.set(pid, inside[0].name);
+      case "procs":
+        for (const { pid, parent } of event.processes) this.#adopt(pid, parent, event.cgroup);
         break;
-      }
       case "process-exit":
         this.#exits.set(event.process, event);
         break;
       case "kill":
-        if (!this.#ourKills.has(event.pid)) this.#ourKills.set(event.pid, event);
+        this.#sent.push(event);
         break;
       case "counters":
         if (event.moment === "before") this.#first.set(event.cgroup, event);
@@ -168,6 +164,19 @@ class Judge {
       default:
         break;
     }
+  }
+
+  /** The signal of ours that ended a process: sent before its end, and the one it died of. */
+  #ourSignal(exit: EventOf<"process-exit"> | undefined): EventOf<"kill"> | undefined {
+    return exit && this.#sent.find(({ pid, signal, line }) => pid === exit.pid && signal === exit.signal && line < exit.line);
+  }
+
+  /** What a process forked is that process's, by its parents; else that of the only process in its cgroup. */
+  #adopt(pid: number, parent: number | null, cgroup: string): void {
+    if (this.#pids.has(pid)) return;
+    const inside = this.#plan.processes.filter((process) => process.cgroup === cgroup);
+    const owner = (parent === null ? undefined : this.#pids.get(parent)) ?? (inside.length === 1 ? inside[0]?.name : undefined);
+    if (owner !== undefined) this.#pids.set(pid, owner);
   }
 
   verdict(): Verdict {
@@ -289,7 +298,7 @@ class Judge {
         foreign.push(told);
         continue;
       }
-      const delta = cgroup === null ? undefined : deltas.get(cgroup);
+      const delta = cgroup === null ? undefined : deltas.get(accountOf(cgroup, deltas));
       if (delta !== undefined && delta.count > 0) {
         told.witnesses.push("counters");
         told.evidence = [...told.evidence, delta.line];
@@ -447,9 +456,12 @@ class Judge {
     for (const [cgroup, { count, line }] of deltas) {
       const here = kills.filter(
         (kill) =>
-          (this.#scenarioCgroup(kill.taskMemcg) ??
-            this.#plan.processes.find(({ name }) => name === kill.process)?.cgroup ??
-            "") === cgroup,
+          accountOf(
+            this.#scenarioCgroup(kill.taskMemcg) ??
+              this.#plan.processes.find(({ name }) => name === kill.process)?.cgroup ??
+              "",
+            deltas,
+          ) === cgroup,
       );
       const groups = here.filter(({ group }) => group).length;
       if (count <= here.length + groups) continue;
@@ -884,6 +896,13 @@ class Judge {
       .filter(({ facility }) => facility === 0)
       .map(({ timeUs, text }) => `${timeUs === null ? "" : `[${(timeUs / 1e6).toFixed(6).padStart(12)}] `}${text}`);
   }
+}
+
+/** The cgroup that counts what happens in another: itself, or the nearest above it that has the memory controller. */
+function accountOf(cgroup: string, counted: ReadonlyMap<string, unknown>): string {
+  let name = cgroup;
+  while (name !== "" && !counted.has(name)) name = name.includes("/") ? name.slice(0, name.lastIndexOf("/")) : "";
+  return name;
 }
 
 const describeExit = (exit: { code: number | null; signal: string | null } | undefined): string =>

@@ -23,7 +23,10 @@ export async function machineStep(addon: Addon, step: MachineStep): Promise<stri
       const wanted = step.do === "swapoff" ? active : devices.filter((device) => !active.includes(device));
       if (wanted.length === 0) return step.do === "swapoff" ? "there is no swap" : "there is no swap to turn on";
       for (const device of wanted) {
-        const { code, signal } = await runTool(addon, step.do, device);
+        let { code, signal } = await runTool(addon, step.do, device);
+        // A swapoff that called the OOM killer gives up itself; what it made room for is gone by the next try.
+        for (let again = 0; code !== 0 && again < 2; again++)
+          ({ code, signal } = await runTool(addon, step.do, device));
         if (code !== 0)
           return `${step.do} ${device} ended with ${signal === null ? `status ${code}` : `signal ${signal}`}`;
       }
