@@ -91,17 +91,22 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
       ...(kernel === undefined ? {} : { kernel }),
       ...(options.timeoutMs === undefined ? {} : { timeoutMs: options.timeoutMs }),
     });
+  let reportsLost = false;
   const warn = (message: string): void => streams.stderr.write(`oomlab: ${message}\n`);
+  const lose = (message: string): void => {
+    reportsLost = true;
+    warn(message);
+  };
   const all = [...outputs.map(({ reporter }) => reporter), ...(options.verbose ? [narrator(streams.stderr)] : [])];
   try {
     if (options.dryRun) {
       const plans = jobs.map((job) => plan(job, caps));
-      announce(all, warn, (reporter) => reporter.onPlans?.(plans));
-      return 0;
+      announce(all, lose, (reporter) => reporter.onPlans?.(plans));
+      return reportsLost ? 3 : 0;
     }
     const records = options.output === undefined ? null : openFolder(options.output);
     info.scenarios = jobs.length;
-    announce(all, warn, (reporter) => reporter.onRunStart?.(info));
+    announce(all, lose, (reporter) => reporter.onRunStart?.(info));
     const vm = vmMachine(warn);
     const machines = { host, vm };
     const verdicts: (Verdict | undefined)[] = jobs.map(() => undefined);
@@ -122,7 +127,7 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
             number: index + 1,
             attempt,
             all,
-            warn,
+            warn: lose,
             signal: streams.signal,
           });
           recordsLost ||= lost;
@@ -138,7 +143,7 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
           }
           if (attempt > 0 && verdict.status === "passed") verdict.notes.push(`passed at attempt ${attempt + 1}`);
           verdicts[index] = verdict;
-          announce(all, warn, (reporter) => reporter.onScenarioEnd?.(verdict));
+          announce(all, lose, (reporter) => reporter.onScenarioEnd?.(verdict));
           if (options.bail && verdict.status !== "passed" && verdict.status !== "skipped") state.stopped = true;
           return;
         } finally {
@@ -153,10 +158,10 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
     await Promise.all(Array.from({ length: Math.min(options.jobs, jobs.length) }, lane));
     const ended = verdicts.filter((verdict) => verdict !== undefined);
     const summary = summarize(ended);
-    announce(all, warn, (reporter) => reporter.onRunEnd?.(ended, summary));
+    announce(all, lose, (reporter) => reporter.onRunEnd?.(ended, summary));
     if (streams.signal.aborted) return 130;
     const status = exitStatus(summary, options.failOnSkipped);
-    return recordsLost && status === 0 ? 3 : status;
+    return (recordsLost || reportsLost) && status === 0 ? 3 : status;
   } finally {
     for (const output of outputs) output.close();
   }
@@ -314,19 +319,25 @@ export function report(paths: string[], names: string[], streams: Streams): numb
   });
   const outputs = openReporters(names, streams, { version: version(), scenarios: records.length });
   const all = outputs.map(({ reporter }) => reporter);
+  let reportsLost = false;
   const warn = (message: string): void => streams.stderr.write(`oomlab: ${message}\n`);
+  const lose = (message: string): void => {
+    reportsLost = true;
+    warn(message);
+  };
   try {
     const verdicts = records.map((events) => {
       const verdict = judge(events);
       const first = events[0];
       if (first?.type === "run")
-        for (const event of events) announce(all, warn, (reporter) => reporter.onEvent?.(first.plan, event));
-      announce(all, warn, (reporter) => reporter.onScenarioEnd?.(verdict));
+        for (const event of events) announce(all, lose, (reporter) => reporter.onEvent?.(first.plan, event));
+      announce(all, lose, (reporter) => reporter.onScenarioEnd?.(verdict));
       return verdict;
     });
     const summary = summarize(verdicts);
-    announce(all, warn, (reporter) => reporter.onRunEnd?.(verdicts, summary));
-    return exitStatus(summary, false);
+    announce(all, lose, (reporter) => reporter.onRunEnd?.(verdicts, summary));
+    const status = exitStatus(summary, false);
+    return reportsLost && status === 0 ? 3 : status;
   } finally {
     for (const output of outputs) output.close();
   }

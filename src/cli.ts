@@ -17,7 +17,11 @@ export async function main(argv: string[]): Promise<number> {
   });
   try {
     await program.parseAsync(argv, { from: "user" });
-    return status;
+    // A stream tells of a failed write at the next turn.
+    await new Promise(setImmediate);
+    if (unwritten === null) return status;
+    process.stderr.write(`oomlab: standard output is incomplete: ${unwritten}\n`);
+    return status === 0 ? 3 : status;
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
     if (error instanceof OomlabError) {
@@ -260,8 +264,8 @@ function standardStreams(signal: AbortSignal): Streams {
     (isatty(1) && process.env["NO_COLOR"] === undefined) ||
     (process.env["FORCE_COLOR"] !== undefined && process.env["FORCE_COLOR"] !== "0");
   return {
-    stdout: { write: (text) => void quietly(process.stdout).write(text), colors },
-    stderr: { write: (text) => void quietly(process.stderr).write(text) },
+    stdout: { write: (text) => write(process.stdout, text), colors },
+    stderr: { write: (text) => write(process.stderr, text) },
     stdin: async () => {
       let text = "";
       process.stdin.setEncoding("utf8");
@@ -282,13 +286,23 @@ function handleSignals(interrupt: AbortController): () => void {
   };
 }
 
-const quiet = new WeakSet<NodeJS.WriteStream>();
+/** What could not be written to a standard stream, or null. */
+let unwritten: string | null = null;
+const opened = new WeakSet<NodeJS.WriteStream>();
 
-/** A reader that went away (`oomlab run | head`) or a closed terminal is no error of ours. Streams are opened when first written. */
-function quietly(stream: NodeJS.WriteStream): NodeJS.WriteStream {
-  if (quiet.has(stream)) return stream;
-  quiet.add(stream);
-  return stream.on("error", (error: NodeJS.ErrnoException) => {
-    if (error.code !== "EPIPE" && error.code !== "EIO") throw error;
-  });
+/** Writes to a standard stream, opened when first needed. A reader that went away (`oomlab run | head`) or a closed terminal is no error of ours; a full disk is, told at the end. */
+function write(stream: NodeJS.WriteStream, text: string): void {
+  const failed = ({ code, message }: NodeJS.ErrnoException): void => {
+    if (code !== "EPIPE" && code !== "EIO") unwritten ??= message;
+  };
+  if (!opened.has(stream)) {
+    opened.add(stream);
+    stream.on("error", failed);
+  }
+  if (unwritten !== null) return;
+  try {
+    stream.write(text);
+  } catch (error) {
+    failed(error as NodeJS.ErrnoException);
+  }
 }

@@ -144,7 +144,7 @@ const onlyV2: Record<string, string> = {
 
 /** cgroup v2's counters that v1 can tell too; the v1 driver translates them. */
 const countersOnV1 = [
-  /^memory\.(current|peak|swap\.current|swap\.peak)$/,
+  /^memory\.(current|peak|max|swap\.current)$/,
   /^memory\.events(\.local)?\.(max|oom_kill)$/,
   /^memory\.stat\./,
   /^cgroup\.procs$/,

@@ -58,8 +58,8 @@ export type RunEventBody =
   | { type: "process-start"; process: string; pid: number; cgroup: string | null }
   | { type: "worker"; process: string; report: WorkerReport }
   | { type: "output"; process: string; text: string }
-  /** Processes and threads seen in a cgroup whose processes fork. */
-  | { type: "procs"; cgroup: string; pids: number[] }
+  /** Processes and threads newly seen in a cgroup whose processes fork (and below it); a thread's parent is its process. */
+  | { type: "procs"; cgroup: string; processes: { pid: number; parent: number | null }[] }
   | {
       type: "process-exit";
       process: string;

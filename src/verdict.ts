@@ -127,6 +127,8 @@ class Judge {
   readonly #first = new Map<string, EventOf<"counters">>();
   readonly #evidence: Evidence;
   readonly #notes: string[] = [];
+  /** Lines of the record that hold reports of kills that are not ours. */
+  readonly #foreignLines = new Set<number>();
 
   constructor(run: EventOf<"run">, events: readonly RunEvent[]) {
     this.#run = run;
@@ -168,14 +170,17 @@ class Judge {
 
   /** The signal of ours that ended a process: sent before its end, and the one it died of. */
   #ourSignal(exit: EventOf<"process-exit"> | undefined): EventOf<"kill"> | undefined {
-    return exit && this.#sent.find(({ pid, signal, line }) => pid === exit.pid && signal === exit.signal && line < exit.line);
+    return (
+      exit && this.#sent.find(({ pid, signal, line }) => pid === exit.pid && signal === exit.signal && line < exit.line)
+    );
   }
 
   /** What a process forked is that process's, by its parents; else that of the only process in its cgroup. */
   #adopt(pid: number, parent: number | null, cgroup: string): void {
     if (this.#pids.has(pid)) return;
     const inside = this.#plan.processes.filter((process) => process.cgroup === cgroup);
-    const owner = (parent === null ? undefined : this.#pids.get(parent)) ?? (inside.length === 1 ? inside[0]?.name : undefined);
+    const owner =
+      (parent === null ? undefined : this.#pids.get(parent)) ?? (inside.length === 1 ? inside[0]?.name : undefined);
     if (owner !== undefined) this.#pids.set(pid, owner);
   }
 
@@ -209,6 +214,7 @@ class Judge {
         `the kernel's rate limit took the head of ${this.#evidence.suppressed} OOM report(s) (callbacks suppressed)`,
       );
 
+    this.#noteOutside();
     let status: Status;
     let reason: string | null = null;
     const failed = checks.find((check) => check.status === "failed");
@@ -276,9 +282,7 @@ class Judge {
     for (const kill of scan.kills) {
       const ours = this.#isOurs(kill);
       const process = ours ? this.#processOf(kill) : null;
-      const cgroup =
-        this.#scenarioCgroup(kill.taskMemcg) ??
-        (process === null ? null : (this.#plan.processes.find(({ name }) => name === process)?.cgroup ?? null));
+      const cgroup = this.#cgroupOf({ taskMemcg: kill.taskMemcg, process });
       const told: Kill = {
         kind: kill.kind,
         constraint: kill.constraint,
@@ -310,7 +314,9 @@ class Judge {
       }
       this.#completeFromCounters(told, cgroup);
       kills.push(told);
-      const contradiction = this.#contradiction(told, delta?.count, exit);
+      // A cgroup that a process made for itself has counters that nobody read.
+      const counted = cgroup !== null && deltas.has(cgroup) ? delta?.count : undefined;
+      const contradiction = this.#contradiction(told, counted, exit);
       if (contradiction !== null) {
         checks.push({
           name: "evidence",
@@ -321,8 +327,19 @@ class Judge {
         });
       }
     }
+    this.#setApart(foreign, kills);
     checks.push(...this.#uncounted(kills, deltas));
     return { kills, foreign, checks };
+  }
+
+  /** A foreign report reaches from its first to its last record; what of ours stands between stays ours. */
+  #setApart(foreign: Kill[], kills: Kill[]): void {
+    const ours = new Set(kills.flatMap(({ evidence }) => evidence));
+    for (const { evidence } of foreign) {
+      const [first, last] = [Math.min(...evidence), Math.max(...evidence)];
+      for (const { line } of this.#kmsg)
+        if (line >= first && line <= last && !ours.has(line)) this.#foreignLines.add(line);
+    }
   }
 
   #isOurs(kill: OomKill): boolean {
@@ -334,10 +351,22 @@ class Judge {
     return exit === undefined || exit.signal === "SIGKILL";
   }
 
+  /** The victim's cgroup in the scenario's words: the log's, else the one its process was started in. */
+  #cgroupOf(kill: { taskMemcg: string | null; process: string | null }): string | null {
+    return (
+      this.#scenarioCgroup(kill.taskMemcg) ??
+      this.#plan.processes.find(({ name }) => name === kill.process)?.cgroup ??
+      null
+    );
+  }
+
   #processOf(kill: OomKill): string | null {
     const byPid = this.#pids.get(kill.victim.pid) ?? (kill.tgid === null ? undefined : this.#pids.get(kill.tgid));
     if (byPid !== undefined) return byPid;
-    const cgroup = this.#scenarioCgroup(kill.taskMemcg);
+    const cgroup = accountOf(
+      this.#scenarioCgroup(kill.taskMemcg) ?? "",
+      new Map(this.#plan.cgroups.map(({ name }) => [name, name])),
+    );
     const inside = this.#plan.processes.filter((process) => (process.cgroup ?? "") === cgroup);
     return inside.length === 1 ? (inside[0]?.name ?? null) : null;
   }
@@ -454,15 +483,7 @@ class Judge {
   #uncounted(kills: Kill[], deltas: Map<string, { count: number; line: number }>): Check[] {
     const checks: Check[] = [];
     for (const [cgroup, { count, line }] of deltas) {
-      const here = kills.filter(
-        (kill) =>
-          accountOf(
-            this.#scenarioCgroup(kill.taskMemcg) ??
-              this.#plan.processes.find(({ name }) => name === kill.process)?.cgroup ??
-              "",
-            deltas,
-          ) === cgroup,
-      );
+      const here = kills.filter((kill) => accountOf(this.#cgroupOf(kill) ?? "", deltas) === cgroup);
       const groups = here.filter(({ group }) => group).length;
       if (count <= here.length + groups) continue;
       checks.push({
@@ -514,50 +535,13 @@ class Judge {
           absence,
         ),
       );
-    if (expect.victims !== null) {
-      const wanted = [...new Set(expect.victims)].toSorted();
-      const got = [
-        ...new Set(
-          kills.map(
-            ({ process, victim }) => process ?? `${victim.comm} (pid ${victim.pid}, of no process of the scenario)`,
-          ),
-        ),
-      ].toSorted();
-      const same = JSON.stringify(wanted) === JSON.stringify(got);
-      const missing = wanted.some((name) => !got.includes(name));
-      checks.push({
-        name: "victims",
-        expected: wanted,
-        actual: got,
-        status: same
-          ? got.length === 0
-            ? absence.status
-            : "passed"
-          : missing && got.length === 0 && absence.status !== "passed"
-            ? "inconclusive"
-            : "failed",
-        evidence: lines.length > 0 ? lines : absence.evidence,
-      });
-    }
-    for (const name of expect.survivors ?? []) {
-      const exit = this.#exits.get(name);
-      const killed = kills.find(({ process }) => process === name);
-      const ours = exit ? this.#ourKills.get(exit.pid) : undefined;
-      const alive = !killed && (exit === undefined || exit.code === 0 || (ours !== undefined && ours.why !== "step"));
-      checks.push({
-        name: `survivors.${name}`,
-        expected: "alive",
-        actual: killed ? "killed by the OOM killer" : alive ? "alive" : `ended with ${describeExit(exit)}`,
-        status: alive ? "passed" : "failed",
-        evidence: killed?.evidence ?? (exit ? [exit.line] : []),
-      });
-    }
+    if (expect.victims !== null) checks.push(this.#victimsCheck(expect.victims, kills, absence));
+    for (const name of expect.survivors ?? []) checks.push(this.#survivorCheck(name, kills));
     for (const { process, exit: wanted } of expect.exit) {
       const exit = this.#exits.get(process);
-      const ours = exit ? this.#ourKills.get(exit.pid) : undefined;
+      const ours = this.#ourSignal(exit);
       const actual = exit === undefined ? null : (exit.signal ?? exit.code);
-      const byUs =
-        ours !== undefined && ours.why !== "step" && ours.line < (exit?.line ?? 0) && exit?.signal === "SIGKILL";
+      const byUs = ours !== undefined && ours.why !== "step";
       checks.push({
         name: `exit.${process}`,
         expected: wanted,
@@ -617,14 +601,8 @@ class Judge {
         evidence: [event.line],
       });
     }
-    const named = expect.victims;
-    const others =
-      named === null
-        ? expect.oom === "none" || expect.oom === null
-          ? kills
-          : kills.filter(({ kind }) => kind !== expect.oom && kind !== "unknown")
-        : [];
-    if (expect.oom !== "none" && others.length > 0) {
+    const others = kills.filter((kill) => !this.#isExpected(kill));
+    if (others.length > 0) {
       checks.push({
         name: "other OOM kills",
         expected: "none",
@@ -633,13 +611,86 @@ class Judge {
         evidence: others.flatMap(({ evidence }) => evidence),
       });
     }
+    const done = eventsOf(this.#events, "step").length;
+    const next = this.#plan.steps[done];
+    if (next && eventsOf(this.#events, "step").every(({ status }) => status === "done")) {
+      const line = (eventsOf(this.#events, "timeout")[0] ?? this.#run).line;
+      checks.push({
+        name: `step ${done + 1} (${next.do})`,
+        expected: "done",
+        actual: "not reached before the run ended",
+        status: "inconclusive",
+        evidence: [line],
+      });
+    }
     return checks;
   }
 
   /** The kernel's log; after a panic also the console, which alone has its last lines. */
   #logLines(): { line: number; text: string }[] {
-    const kernel = this.#kmsg.filter(({ facility }) => facility === 0);
+    const kernel = this.#kmsg.filter(({ facility, line }) => facility === 0 && !this.#foreignLines.has(line));
     return eventsOf(this.#events, "panic").length === 0 ? kernel : [...kernel, ...eventsOf(this.#events, "console")];
+  }
+
+  /** Exactly the processes that OOM kills ended. */
+  #victimsCheck(
+    victims: string[],
+    kills: Kill[],
+    absence: { status: "passed" | "inconclusive"; evidence: number[] },
+  ): Check {
+    const expected = [...new Set(victims)].toSorted();
+    const named = [...new Set(kills.flatMap(({ process }) => (process === null ? [] : [process])))].toSorted();
+    const strangers = kills.filter(({ process }) => process === null);
+    const actual = [
+      ...named,
+      ...strangers.map(({ victim }) => `${victim.comm} (pid ${victim.pid}, of no known process of the scenario)`),
+    ];
+    const evidence = kills.length > 0 ? kills.flatMap((kill) => kill.evidence) : absence.evidence;
+    const missing = expected.filter((name) => !named.includes(name));
+    const surplus = named.filter((name) => !expected.includes(name));
+    let status: Check["status"] =
+      missing.length > 0 || surplus.length > 0 || strangers.length > 0 ? "failed" : "passed";
+    if (kills.length === 0 && absence.status === "inconclusive") status = "inconclusive";
+    // A victim whose parents nobody saw may be what an expected process forked.
+    const maybe = this.#plan.processes.filter(
+      ({ name, forks }) => forks && (missing.includes(name) || expected.includes(name)),
+    );
+    if (
+      surplus.length === 0 &&
+      strangers.length > 0 &&
+      maybe.length > 0 &&
+      missing.every((name) => maybe.some((process) => process.name === name))
+    )
+      status = "inconclusive";
+    return { name: "victims", expected, actual, status, evidence };
+  }
+
+  /** A process that no OOM kill ended. */
+  #survivorCheck(name: string, kills: Kill[]): Check {
+    const check = { name: `survivors.${name}`, expected: "no OOM kill" };
+    const started = eventsOf(this.#events, "process-start").find(({ process }) => process === name);
+    const killed = kills.find(({ process }) => process === name);
+    const exit = this.#exits.get(name);
+    if (killed) return { ...check, actual: "killed by the OOM killer", status: "failed", evidence: killed.evidence };
+    if (!started) return { ...check, actual: "never started", status: "inconclusive", evidence: [this.#run.line] };
+    const evidence = exit ? [started.line, exit.line] : [started.line];
+    if (exit?.signal === "SIGKILL" && !this.#ourSignal(exit))
+      return { ...check, actual: "a SIGKILL that nobody explains", status: "inconclusive", evidence };
+    const end = exit && !this.#ourSignal(exit) ? `ended with ${describeExit(exit)}` : "alive at the end";
+    return { ...check, actual: `no OOM kill, ${end}`, status: "passed", evidence };
+  }
+
+  /** Whether the scenario's expectations account for a kill; where they are wrong about it, another check says so. */
+  #isExpected(kill: Kill): boolean {
+    const { expect } = this.#plan;
+    if (expect.oom === "none" || expect.victims !== null) return true;
+    if (expect.oom !== null) return kill.kind === expect.oom || kill.kind === "unknown";
+    if (expect.limit !== null || expect.trigger !== null || expect.withinMs !== null) return true;
+    const cgroup = this.#cgroupOf(kill);
+    return (
+      expect.exit.some(({ process, exit }) => process === kill.process && exit === "SIGKILL") ||
+      expect.counters.some((counter) => counter.cgroup === cgroup && counter.key.endsWith("oom_kill"))
+    );
   }
 
   /** What is known where no kill was told: only counters that stand still prove that none happened. */
@@ -755,6 +806,31 @@ class Judge {
     return eventsOf(this.#events, "worker").filter((event) => event.process === process);
   }
 
+  /** What happened beside the scenario's own doing, and decides nothing. */
+  #noteOutside(): void {
+    for (const [cgroup, { counters }] of this.#final) {
+      const written = eventsOf(this.#events, "write").findLast(
+        (event) => event.cgroup === cgroup && event.errno === null && /^memory\.(max|limit_in_bytes)$/.test(event.file),
+      );
+      const now = counters["memory.max"];
+      if (written?.read && now !== undefined && /^\d+$/.test(written.read) && String(now) !== written.read)
+        this.#notes.push(
+          `the limit of ${cgroup} was ${written.read} as written and ${now} at the end: somebody else changed it`,
+        );
+    }
+    for (const { name, program } of this.#plan.processes) {
+      const exit = this.#exits.get(name);
+      if (program !== "command" || !exit?.code || this.#plan.expect.exit.some(({ process }) => process === name))
+        continue;
+      const words = eventsOf(this.#events, "output")
+        .filter(({ process }) => process === name)
+        .map(({ text }) => text.trim())
+        .join(" ")
+        .slice(-200);
+      this.#notes.push(`${name} ended with status ${exit.code}${words === "" ? "" : `: ${words}`}`);
+    }
+  }
+
   /** A worker that did not do what it stated proves nothing: its ENOMEM is no OOM kill, and no kill of it no survival. */
   #workloads(kills: Kill[]): Check[] {
     const checks: Check[] = [];
@@ -807,9 +883,8 @@ class Judge {
       };
     }
     if (!exit) return null;
-    const ours = this.#ourKills.get(exit.pid);
     // Ended by the timeout or a step: it was kept from its bytes, it did not give up.
-    if (ours && ours.line < exit.line) return null;
+    if (this.#ourSignal(exit)) return null;
     const output = eventsOf(this.#events, "output").filter((event) => event.process === process.name);
     const heap = output.find(({ text }) => /JavaScript heap out of memory/.test(text));
     if (heap)
@@ -893,7 +968,7 @@ class Judge {
 
   #kernelLog(): string[] {
     return this.#kmsg
-      .filter(({ facility }) => facility === 0)
+      .filter(({ facility, line }) => facility === 0 && !this.#foreignLines.has(line))
       .map(({ timeUs, text }) => `${timeUs === null ? "" : `[${(timeUs / 1e6).toFixed(6).padStart(12)}] `}${text}`);
   }
 }

@@ -30,8 +30,6 @@ export interface CgroupDriver {
   write(name: string, file: string, value: string): string | null;
   /** pids in it (not below it). */
   procs(name: string): number[];
-  /** Thread ids in it (not below it): the kernel's log may name a thread that is not its process's first. */
-  threads(name: string): number[];
   /** All counters that this kernel tells. */
   counters(name: string): Counters;
   /** The few that change while memory is pressed: cheap, for sampling. */

@@ -186,3 +186,17 @@ export function findRunDirectories(root: string): string[] {
   }
   return found;
 }
+
+/** A cgroup and all below it, parents first. */
+export function subtree(path: string): string[] {
+  try {
+    return [
+      path,
+      ...readdirSync(path, { withFileTypes: true }).flatMap((entry) =>
+        entry.isDirectory() ? subtree(join(path, entry.name)) : [],
+      ),
+    ];
+  } catch {
+    return [];
+  }
+}

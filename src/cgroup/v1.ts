@@ -76,7 +76,6 @@ export function driverV1(memoryRoot: string, cpusetRoot: string | null): CgroupD
       }
     },
     procs: (name) => readProcs(join(memoryRoot, name, "cgroup.procs")),
-    threads: (name) => readProcs(join(memoryRoot, name, "tasks")),
     levels(name) {
       const counters: Counters = {};
       const current = value(name, "memory.usage_in_bytes");

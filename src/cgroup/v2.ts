@@ -56,7 +56,6 @@ export function driverV2(root: string): CgroupDriver {
       }
     },
     procs: (name) => readProcs(join(root, name, "cgroup.procs")),
-    threads: (name) => readProcs(join(root, name, "cgroup.threads")),
     levels: (name) => levels(name, ["memory.current", "memory.swap.current"]),
     counters(name) {
       const counters = levels(name, single);

@@ -2,7 +2,7 @@
 import { closeSync, constants, openSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { findRunDirectories, readProcs, removeDirectory } from "../cgroup/index.ts";
+import { findRunDirectories, readProcs, removeDirectory, subtree } from "../cgroup/index.ts";
 import { type Addon, loadAddon } from "../native.ts";
 
 export interface Cleaned {
@@ -74,20 +74,6 @@ async function removeTree(addon: Addon, path: string): Promise<void> {
     if (tree.toReversed().every(removeDirectory)) return;
     if (performance.now() > deadline) throw new Error("it is still busy: a process in it does not end");
     await sleep(pause);
-  }
-}
-
-/** A cgroup and all below it, parents first. */
-function subtree(path: string): string[] {
-  try {
-    return [
-      path,
-      ...readdirSync(path, { withFileTypes: true }).flatMap((entry) =>
-        entry.isDirectory() ? subtree(join(path, entry.name)) : [],
-      ),
-    ];
-  } catch {
-    return [];
   }
 }
 

@@ -2,11 +2,19 @@
  * Runs a plan on this kernel: create, collect, start, settle, remove. Everything that happens is emitted as an event
  * the moment it happens; nothing is judged here.
  */
-import { closeSync, constants, openSync, readSync } from "node:fs";
+import { closeSync, constants, openSync, readFileSync, readSync } from "node:fs";
 import { open } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type CgroupDriver, type Counters, makeDirectory, openCgroups, removeDirectory } from "../cgroup/index.ts";
+import {
+  type CgroupDriver,
+  type Counters,
+  makeDirectory,
+  openCgroups,
+  readProcs,
+  removeDirectory,
+  subtree,
+} from "../cgroup/index.ts";
 import { MachineError, OomlabError } from "../errors.ts";
 import { loadAddon, type PollHandle, type SystemCallError } from "../native.ts";
 import {
@@ -48,7 +56,9 @@ interface ProcessState {
 /** Runs one plan to its end. Resolves when all that it made is gone; failures of the machine are `error` events. */
 export async function runPlan(plan: Plan, caps: Capabilities, emit: Emit, signal: AbortSignal): Promise<void> {
   const began = performance.now();
-  const run = new Run(plan, caps, emit, signal);
+  let ended = false;
+  // A write that still blocks in the kernel when the run ends has nothing more to say.
+  const run = new Run(plan, caps, (event) => ended || emit(event), signal);
   try {
     await run.execute();
   } catch (error) {
@@ -56,6 +66,7 @@ export async function runPlan(plan: Plan, caps: Capabilities, emit: Emit, signal
   } finally {
     await run.remove();
     emit({ type: "end", durationMs: Math.round(performance.now() - began) });
+    ended = true;
   }
 }
 
@@ -80,11 +91,14 @@ class Run {
   readonly #descriptors: number[] = [];
   readonly #lastLevels = new Map<string, string>();
   readonly #lost = new Set<string>();
+  readonly #seen = new Set<number>();
   #cgroups: CgroupDriver | null = null;
   #parent: string | null = null;
   #cpusetParent: string | null = null;
   #scope: DelegatedScope | null = null;
   #log: KernelLog | null = null;
+  /** Aborted when the run is decided: at its end, at the timeout, when interrupted. */
+  readonly #over = new AbortController();
   /** Waits that look again whenever something has happened. */
   readonly #waiting = new Set<() => void>();
   #sampler: NodeJS.Timeout | null = null;
@@ -96,7 +110,8 @@ class Run {
     this.#caps = caps;
     this.#emit = emit;
     this.#signal = signal;
-    signal.addEventListener("abort", () => this.#changed(), { once: true });
+    if (signal.aborted) this.#end();
+    else signal.addEventListener("abort", () => this.#end(), { once: true });
     this.#directory = plan.file === "-" ? process.cwd() : dirname(resolve(plan.file));
     for (const spec of plan.processes)
       this.#processes.set(spec.name, {
@@ -109,6 +124,11 @@ class Run {
       });
   }
 
+  #end(): void {
+    this.#over.abort();
+    this.#changed();
+  }
+
   async execute(): Promise<void> {
     this.#emit({ type: "phase", phase: "create" });
     await this.#create();
@@ -117,14 +137,13 @@ class Run {
     this.#emit({ type: "phase", phase: "start" });
     for (const { plan } of this.#processes.values()) if (plan.start === "auto") this.#start(plan.name);
     this.#sample(10);
-    const done = new AbortController();
-    const deadline = sleep(this.#plan.timeoutMs, "timeout" as const, {
-      signal: AbortSignal.any([this.#signal, done.signal]),
-    }).catch(() => "interrupted" as const);
-    const first = await Promise.race([deadline, this.#runSteps().then(() => this.#whenDone())]).finally(() =>
-      done.abort(),
+    const deadline = sleep(this.#plan.timeoutMs, "timeout" as const, { signal: this.#over.signal }).catch(
+      () => "interrupted" as const,
     );
+    const first = await Promise.race([deadline, this.#runSteps().then(() => this.#whenDone())]);
     const ended = this.#signal.aborted ? "interrupted" : first;
+    // Steps and waits that are still under way end here: nothing is started, written or killed from now on.
+    this.#end();
     if (ended === "timeout") this.#emit({ type: "timeout", ms: this.#plan.timeoutMs });
     if (ended === "interrupted")
       this.#emit({ type: "interrupted", reason: String(this.#signal.reason ?? "interrupted") });
@@ -316,13 +335,17 @@ class Run {
     }, everyMs);
   }
 
-  /** Whom the log may name beside the process itself. */
+  /** Whom the log may name beside the process itself: what it forked, wherever below its cgroup that went. */
   #tellThreads(cgroup: string): void {
-    const pids = this.#driver.threads(cgroup);
-    const told = pids.join();
-    if (this.#lastLevels.get(`${cgroup}/procs`) === told) return;
-    this.#lastLevels.set(`${cgroup}/procs`, told);
-    this.#emit({ type: "procs", cgroup, pids });
+    if (this.#parent === null) return;
+    const file = this.#driver.version === 1 ? "tasks" : "cgroup.threads";
+    const found = subtree(join(this.#parent, this.#plan.top.name, cgroup)).flatMap((path) =>
+      readProcs(join(path, file)),
+    );
+    const processes = found.filter((pid) => !this.#seen.has(pid)).map((pid) => ({ pid, parent: parentOf(pid) }));
+    if (processes.length === 0) return;
+    for (const { pid } of processes) this.#seen.add(pid);
+    this.#emit({ type: "procs", cgroup, processes });
   }
 
   #drain(): void {
@@ -408,15 +431,11 @@ class Run {
     for (const wake of this.#waiting) wake();
   }
 
-  /** Waits until something is true, looked at after each event; false at the deadline or, unless told to go on, when the run is interrupted. */
-  async #until(
-    holds: () => boolean,
-    timeoutMs = Number.POSITIVE_INFINITY,
-    goOnWhenInterrupted = false,
-  ): Promise<boolean> {
+  /** Waits until something is true, looked at after each event; false at the deadline or, unless told to go on, when the run is over. */
+  async #until(holds: () => boolean, timeoutMs = Number.POSITIVE_INFINITY, goOnAfterwards = false): Promise<boolean> {
     const deadline = performance.now() + timeoutMs;
     while (!holds()) {
-      if ((this.#signal.aborted && !goOnWhenInterrupted) || performance.now() >= deadline) return false;
+      if ((this.#over.signal.aborted && !goOnAfterwards) || performance.now() >= deadline) return false;
       await new Promise<void>((resolve) => {
         const wake = (): void => {
           clearTimeout(timer);
@@ -437,10 +456,11 @@ class Run {
     for (const [index, step] of this.#plan.steps.entries()) {
       const began = performance.now();
       const detail = await this.#step(step);
+      if (this.#over.signal.aborted) return;
       this.#snapshot("step");
       const ms = Math.round(performance.now() - began);
       this.#emit({ type: "step", index, do: step.do, status: detail === null ? "done" : "failed", detail, ms });
-      if (detail !== null || this.#signal.aborted) return;
+      if (detail !== null) return;
     }
   }
 
@@ -451,7 +471,7 @@ class Run {
         for (const name of step.processes) this.#start(name);
         return null;
       case "sleep":
-        await sleep(step.ms, undefined, { signal: this.#signal }).catch(() => undefined);
+        await sleep(step.ms, undefined, { signal: this.#over.signal }).catch(() => undefined);
         return null;
       case "wait":
         return (await this.#until(() => this.#holds(step.until), step.timeoutMs))
@@ -637,13 +657,12 @@ class Run {
       await this.#endProcesses("cleanup");
       for (const watch of this.#watches) watch.close();
       const deadline = performance.now() + removeMs;
-      for (
-        let pause = 1;
-        !(await this.#removeCgroups()) && performance.now() < deadline;
-        pause = Math.min(100, pause * 2)
-      )
+      let gone = this.#removeCgroups();
+      for (let pause = 1; !gone && performance.now() < deadline; pause = Math.min(100, pause * 2)) {
         await sleep(pause);
-      if (this.#made.length > 0) {
+        gone = this.#removeCgroups();
+      }
+      if (!gone) {
         this.#emit({
           type: "error",
           code: "CGROUP_LEFT",
@@ -663,35 +682,28 @@ class Run {
   }
 
   /** One try: kills what a command left in them, removes children before parents. True when nothing is left. */
-  async #removeCgroups(): Promise<boolean> {
-    if (!this.#cgroups) return this.#removeTop();
-    for (const name of this.#made.toReversed()) {
-      const pids = this.#driver.procs(name);
-      if (pids.length > 0) {
-        for (const pid of pids) {
-          this.#emit({
-            type: "kill",
-            process: this.#nameOf(pid),
-            cgroup: name,
-            pid,
-            signal: "SIGKILL",
-            why: "cleanup",
-          });
-          this.#signalPid(pid, 9);
-        }
-        this.#addon.reapOrphans();
-        return false;
-      }
-      if (!this.#driver.remove(name)) return false;
-      this.#made.splice(this.#made.indexOf(name), 1);
+  #removeCgroups(): boolean {
+    const roots = [this.#parent, this.#cpusetParent].filter((parent) => parent !== null);
+    const trees = roots.map((parent) => subtree(join(parent, this.#plan.top.name)));
+    const pids = new Set(trees.flat().flatMap((path) => readProcs(join(path, "cgroup.procs"))));
+    for (const pid of pids) {
+      this.#emit({ type: "kill", process: this.#nameOf(pid), cgroup: null, pid, signal: "SIGKILL", why: "cleanup" });
+      this.#signalPid(pid, 9);
     }
+    this.#addon.reapOrphans();
+    if (pids.size > 0 || !trees.every((tree) => tree.toReversed().every(removeDirectory))) return false;
     return true;
   }
+}
 
-  /** The run's own cgroup where the run failed before it had a driver. */
-  #removeTop(): boolean {
-    const parents = [this.#parent, this.#cpusetParent].filter((parent) => parent !== null);
-    return parents.map((parent) => removeDirectory(join(parent, this.#plan.top.name))).every(Boolean);
+/** The process of a thread, the parent of a process; null where it has ended. */
+function parentOf(pid: number): number | null {
+  try {
+    const status = readFileSync(`/proc/${pid}/status`, "latin1");
+    const field = (name: string): number => Number(new RegExp(`^${name}:\\s+(\\d+)`, "m").exec(status)?.[1] ?? 0);
+    return field("Tgid") === pid ? field("PPid") : field("Tgid");
+  } catch {
+    return null;
   }
 }
 
@@ -745,6 +757,9 @@ function spawnError(error: unknown, name: string): unknown {
   return new MachineError(
     "SPAWN",
     `cannot start process ${name}: ${syscall === undefined ? message : `${syscall}${path === undefined ? "" : ` ${path}`}: ${code}`}`,
-    { cause: error },
+    {
+      cause: error,
+      ...(code === "ENOMEM" ? { hint: "the limit of its cgroup leaves no room for a process to start" } : {}),
+    },
   );
 }

@@ -45,17 +45,21 @@ export function summarize(verdicts: readonly Verdict[]): Summary {
   return summary;
 }
 
-/** Calls one hook of all reporters; one that throws is told, and changes no verdict. */
+const broken = new WeakSet<Reporter>();
+
+/** Calls one hook of all reporters; one that throws is told once and left alone from then on, and changes no verdict. */
 export function announce(
   all: readonly Reporter[],
   warn: (message: string) => void,
   call: (reporter: Reporter) => void,
 ): void {
   for (const reporter of all) {
+    if (broken.has(reporter)) continue;
     try {
       call(reporter);
     } catch (error) {
-      warn(`a reporter failed: ${(error as Error).message}`);
+      broken.add(reporter);
+      warn(`a report is incomplete: ${(error as Error).message}`);
     }
   }
 }

@@ -105,6 +105,21 @@ describe("bad ends", needs(canRun), () => {
     expect(exitCode).toBe(3);
   });
 
+  test("a signal of ours that did not end the worker does not explain the one that did", async () => {
+    const path = join(folder, "sigcont.yaml");
+    writeFileSync(
+      path,
+      "name: sigcont\ncgroups: { a: { memory.max: 64Mi } }\nprocesses: { hog: { cgroup: a, stress: { anon: 32Mi, rate: 4Mi/s } } }\nsteps: [{ sleep: 100ms }, { kill: { process: hog, signal: SIGCONT } }]\nexpect: { oom: none }\n",
+    );
+    const run = start(["run", path]);
+    await eventually(() => processesWith("--sync-fd").length === 1, "the worker");
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    process.kill(processesWith("--sync-fd")[0] ?? 0, "SIGKILL");
+    const { stdout, exitCode } = await run.ended;
+    expect(stdout).toMatch(/SIGKILL that no kernel record or counter explains/);
+    expect(exitCode).toBe(3);
+  });
+
   test("a cgroup that is removed under its feet is told in plain words", async () => {
     const path = join(folder, "removed.yaml");
     writeFileSync(
@@ -157,6 +172,62 @@ describe("bad ends", needs(canRun), () => {
     expect(report.stderr).toMatch(/^oomlab: the report .*below\.json cannot be written: /);
   });
 
+  test("a full standard output or report is told in a line, and is not status 0", async () => {
+    const full = await execa(
+      "sh",
+      ["-c", `"${process.execPath}" "${bin}" run scenarios/memcg/own-limit.yaml > /dev/full`],
+      {
+        cwd: root,
+        reject: false,
+      },
+    );
+    expect(full.exitCode).toBe(3);
+    expect(full.stderr).toMatch(/^oomlab: standard output is incomplete: ENOSPC/);
+    expect(full.stderr).not.toMatch(/^\s+at /m);
+    const report = await oomlab(["run", "scenarios/memcg/own-limit.yaml", "--reporter", "json=/dev/full"]);
+    expect(report.exitCode).toBe(3);
+    expect(report.stderr).toMatch(/^oomlab: a report is incomplete: ENOSPC/);
+    expect(leftovers()).toEqual([]);
+  });
+
+  test("what a command makes below its cgroup is removed with it", async () => {
+    const path = join(folder, "nested.yaml");
+    writeFileSync(
+      path,
+      `name: nested
+cgroups: { a: { memory.max: 64Mi } }
+processes:
+  y:
+    cgroup: a
+    command: |
+      d=$(for c in /sys/fs/cgroup/memory /sys/fs/cgroup; do for p in $(cut -d: -f3 /proc/self/cgroup); do [ -e "$c$p/memory.stat" ] && echo "$c$p"; done; done | grep oomlab | head -1)
+      mkdir "$d/x" "$d/x/y" && (sleep 100 >/dev/null 2>&1 & echo $! > "$d/x/y/cgroup.procs")
+expect: { oom: none, exit: { y: 0 } }
+`,
+    );
+    const { stdout, exitCode } = await oomlab(["run", path]);
+    expect(stdout).toMatch(/1 passed$/);
+    expect(exitCode).toBe(0);
+    expect(leftovers()).toEqual([]);
+  });
+
+  test("the timeout ends the steps too: nothing goes on behind it, and what was not reached proves nothing", async () => {
+    const path = join(folder, "late.yaml");
+    writeFileSync(
+      path,
+      "name: late\ntimeout: 500ms\ncgroups: { a: { memory.max: 64Mi } }\nprocesses: { y: { cgroup: a, stress: { anon: 1Mi } } }\nsteps: [{ sleep: 50s }, { start: y }]\nexpect: { oom: none, survivors: [y] }\n",
+    );
+    const began = Date.now();
+    const { stdout, exitCode } = await oomlab(["run", path, "--reporter", "json"]);
+    expect(Date.now() - began).toBeLessThan(10_000);
+    expect(exitCode).toBe(3);
+    const [{ checks }] = JSON.parse(stdout).scenarios;
+    expect(checks).toContainEqual(
+      expect.objectContaining({ name: "survivors.y", actual: "never started", status: "inconclusive" }),
+    );
+    expect(checks).toContainEqual(expect.objectContaining({ name: "step 1 (sleep)", status: "inconclusive" }));
+  });
+
   test("a full disk costs the record, not the verdict, and is told", async () => {
     const mount = join(folder, "full");
     mkdirSync(mount);
@@ -189,7 +260,7 @@ describe("machines that lack something", needs(canRun), () => {
   test("a read-only cgroup filesystem is a reason to skip, with what to do", async () => {
     const { stdout, exitCode } = await within(
       "for m in $(awk '$3 ~ /^cgroup/ {print $2}' /proc/mounts); do mount -o remount,ro,bind $m; done",
-      ["run", "scenarios/memcg/own-limit.yaml"],
+      ["run", "--machine", "host", "scenarios/memcg/own-limit.yaml"],
     );
     expect(stdout).toMatch(
       /skipped: the cgroup filesystem at .* is mounted read-only \(a container: run it with --privileged\)/,
@@ -200,7 +271,7 @@ describe("machines that lack something", needs(canRun), () => {
   test("without /dev/kmsg there is no proof, so nothing is run", async () => {
     const { stdout, exitCode } = await within(
       "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9",
-      ["run", "scenarios/memcg/own-limit.yaml"],
+      ["run", "--machine", "host", "scenarios/memcg/own-limit.yaml"],
     );
     expect(stdout).toMatch(/skipped: there is no \/dev\/kmsg/);
     expect(exitCode).toBe(3);
@@ -209,7 +280,7 @@ describe("machines that lack something", needs(canRun), () => {
   test("without a memory controller the reason names it", async () => {
     const { stdout, exitCode } = await within(
       "umount -l /sys/fs/cgroup/memory 2>/dev/null || umount -l /sys/fs/cgroup",
-      ["run", "scenarios/memcg/own-limit.yaml"],
+      ["run", "--machine", "host", "scenarios/memcg/own-limit.yaml"],
     );
     expect(stdout).toMatch(/skipped: cgroup v[12]/);
     expect(exitCode).toBe(3);
@@ -235,6 +306,8 @@ describe("machines that lack something", needs(canRun), () => {
         process.execPath,
         join(copy, "dist/oomlab.cjs"),
         "run",
+        "--machine",
+        "host",
         join(copy, "own-limit.yaml"),
       ],
       { reject: false },
@@ -249,7 +322,11 @@ describe("machines that lack something", needs(canRun), () => {
     mkdirSync(copy);
     cpSync(join(root, "dist"), join(copy, "dist"), { recursive: true });
     copyFileSync(join(root, "scenarios/memcg/own-limit.yaml"), join(copy, "own-limit.yaml"));
-    for (const args of [["run", join(copy, "own-limit.yaml")], ["stress", "-m", "1"], ["doctor"]]) {
+    for (const args of [
+      ["run", "--machine", "host", join(copy, "own-limit.yaml")],
+      ["stress", "-m", "1"],
+      ["doctor"],
+    ]) {
       const { stdout, stderr, exitCode } = await execa(process.execPath, [join(copy, "dist/oomlab.cjs"), ...args], {
         reject: false,
       });
