@@ -16,6 +16,7 @@ export interface Ended {
 interface CliOptions {
   cwd?: string;
   input?: string | Uint8Array;
+  env?: Record<string, string>;
 }
 
 /** Starts the built command line. `ended` never rejects. */
@@ -26,8 +27,8 @@ export function start(
   const child = execa(process.execPath, [bin, ...args], {
     cwd: root,
     reject: false,
-    env: { NO_COLOR: "1" },
     ...options,
+    env: { NO_COLOR: "1", ...options.env },
   });
   return {
     kill: (signal) => void child.kill(signal),

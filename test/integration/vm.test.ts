@@ -1,0 +1,165 @@
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { missingPrograms, which } from "../../src/machine/packages.ts";
+import { eventually, oomlab, processesWith, start } from "../helpers/cli.ts";
+import { needs } from "../helpers/needs.ts";
+
+const canBoot = needs({
+  "x86-64 Linux": process.platform === "linux" && process.arch === "x64",
+  "apt-get, for the guest's kernel": which("apt-get") !== undefined,
+  "QEMU and erofs-utils, or root to install them": missingPrograms().length === 0 || process.getuid?.() === 0,
+});
+
+interface Told {
+  name: string;
+  status: string;
+  reason: string | null;
+  machine: string;
+  kernel: string | null;
+  cgroupVersion: number;
+  checks: { name: string; actual: unknown; status: string }[];
+  observed: { oom: string; kills: Record<string, unknown>[] };
+}
+
+const folder = mkdtempSync(join(tmpdir(), "oomlab-test-vm-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+function scenario(name: string, yaml: string): string {
+  const path = join(folder, `${name}.yaml`);
+  writeFileSync(path, yaml);
+  return path;
+}
+
+async function run(args: string[]): Promise<{ told: Map<string, Told>; exitCode: number | undefined; stderr: string }> {
+  const { stdout, stderr, exitCode } = await oomlab(["run", "--reporter", "json", ...args]);
+  const { scenarios } = JSON.parse(stdout) as { scenarios: Told[] };
+  return { told: new Map(scenarios.map((one) => [one.name, one])), exitCode, stderr };
+}
+
+describe("scenarios in a VM", canBoot, () => {
+  const names = [
+    "a node out of memory",
+    "a node with memory left, control",
+    "a container over its limit swaps on a node with swap",
+    "oom group of the parent",
+    "cpuset",
+    "sysrq",
+    "panic on oom",
+  ];
+  let told: Map<string, Told>;
+  let exitCode: number | undefined;
+
+  beforeAll(async () => {
+    ({ told, exitCode } = await run(["scenarios/blog", "scenarios/vm", "-g", `^(${names.join("|")})$`, "-j", "2"]));
+  }, 600_000);
+
+  test("all come out as stated", () => {
+    expect([...told.values()].map(({ name, status, reason }) => ({ name, status, reason }))).toEqual(
+      expect.arrayContaining(names.map((name) => ({ name, status: "passed", reason: null }))),
+    );
+    expect(exitCode).toBe(0);
+  });
+
+  test("the kernel's global OOM killer, seen by three witnesses in the guest's root cgroup", () => {
+    const one = told.get("a node out of memory");
+    expect(one).toMatchObject({ machine: "vm", cgroupVersion: 2, kernel: expect.stringMatching(/^\d+\.\d+/) });
+    expect(one?.observed.oom).toBe("global");
+    expect(one?.observed.kills).toEqual([
+      expect.objectContaining({
+        constraint: "CONSTRAINT_NONE",
+        trigger: "allocation",
+        oomMemcg: null,
+        taskMemcg: expect.stringMatching(/^\/oomlab-[0-9a-z]{8}\/unlimited$/),
+        process: "stress",
+        witnesses: ["kmsg", "counters", "exit"],
+      }),
+    ]);
+  });
+
+  test("sysrq's kill is told from the allocator's", () => {
+    expect(told.get("sysrq")?.observed.kills).toMatchObject([{ trigger: "sysrq", process: "chosen" }]);
+  });
+
+  test("a panic is read from the console", () => {
+    const one = told.get("panic on oom");
+    expect(one?.checks.find(({ name }) => name === "panic")).toMatchObject({
+      status: "passed",
+      actual: expect.stringMatching(/^Out of memory: system-wide panic_on_oom is enabled/),
+    });
+    expect(one?.observed.kills).toEqual([]);
+  });
+});
+
+describe("how a VM ends", canBoot, () => {
+  const long = (): string =>
+    scenario(
+      "long",
+      "name: long\nmachine: { memory: 256Mi, swap: 64Mi }\ntimeout: 2s\nprocesses: { a: { stress: { anon: 10Mi, hold: 60s } } }\n",
+    );
+
+  test("a panic that nobody stated fails", { timeout: 120_000 }, async () => {
+    const path = scenario(
+      "crash",
+      "name: crash\nmachine: { memory: 256Mi }\nprocesses: { a: { stress: { anon: 10Mi, hold: forever } } }\nsteps: [{ sysrq: c }]\nexpect: { oom: none }\n",
+    );
+    const { told, exitCode } = await run([path]);
+    expect(told.get("crash")).toMatchObject({
+      status: "failed",
+      reason: "panic: expected false, got sysrq triggered crash",
+    });
+    expect(exitCode).toBe(1);
+  });
+
+  test("QEMU ends with an oomlab that is killed", { timeout: 60_000 }, async () => {
+    const before = new Set(processesWith("qemu-system"));
+    const fresh = (): number[] => processesWith("qemu-system-x86_64\0-nodefaults").filter((pid) => !before.has(pid));
+    const killed = start(["run", long()]);
+    await eventually(() => fresh().length > 0, "QEMU's start", 30_000);
+    killed.kill("SIGKILL");
+    await killed.ended;
+    await eventually(() => fresh().length === 0, "QEMU's end");
+    expect(readdirSync(tmpdir()).filter((name) => name.startsWith("oomlab-vm-"))).toEqual([]);
+  });
+
+  test("an interrupted boot ends at once", { timeout: 60_000 }, async () => {
+    const before = new Set(processesWith("qemu-system"));
+    const fresh = (): number[] => processesWith("qemu-system-x86_64\0-nodefaults").filter((pid) => !before.has(pid));
+    const interrupted = start(["run", long()]);
+    await eventually(() => fresh().length > 0, "QEMU's start", 30_000);
+    interrupted.kill("SIGINT");
+    expect(await interrupted.ended).toMatchObject({ exitCode: 130 });
+    expect(fresh()).toEqual([]);
+  });
+
+  test("the guest's own timeout is the scenario's", { timeout: 120_000 }, async () => {
+    const { told } = await run([long()]);
+    expect(told.get("long")).toMatchObject({ machine: "vm", status: "passed" });
+  });
+});
+
+describe("what cannot boot", canBoot, () => {
+  test("no bzImage: skipped, with the reason, before anything boots", async () => {
+    const path = join(folder, "vmlinuz");
+    writeFileSync(path, "no kernel");
+    const { told, exitCode } = await run(["scenarios/blog", "-g", "^a node out of memory$", "--kernel", path]);
+    expect(told.get("a node out of memory")).toMatchObject({
+      status: "skipped",
+      reason: `${path} is no x86 bzImage: name a vmlinuz or bzImage, not a vmlinux`,
+    });
+    expect(exitCode).toBe(3);
+  });
+
+  test("--dry-run prepares nothing", async () => {
+    const cache = join(folder, "cache");
+    const { stdout } = await oomlab(
+      ["run", "--dry-run", "--reporter", "json", "scenarios/blog/node-out-of-memory.yaml"],
+      {
+        env: { XDG_CACHE_HOME: cache },
+      },
+    );
+    expect(JSON.parse(stdout).scenarios[0]).toMatchObject({ machine: "vm", skip: null });
+    expect(existsSync(cache)).toBe(false);
+  });
+});
