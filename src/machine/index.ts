@@ -12,5 +12,6 @@ export interface Machine {
 
 export { hostMachine } from "./host.ts";
 export { openKernelLog } from "../engine/evidence.ts";
+export { missingPrograms } from "./packages.ts";
 export { cleanMachine } from "../engine/clean.ts";
 export { type VmMachine, vmMachine } from "./vm.ts";
