@@ -110,6 +110,17 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
     const vm = vmMachine(warn);
     const machines = { host, vm };
     const verdicts: (Verdict | undefined)[] = jobs.map(() => undefined);
+    // Before anything runs: package managers are children that a host's run might take for orphans of its own.
+    const lacks = new Map<Job, string>();
+    for (const job of jobs) {
+      const planned = plan(job, caps);
+      if (planned.skip !== null || planned.machine !== "vm" || streams.signal.aborted) continue;
+      const reason = await lacking(vm, planned);
+      if (reason === null) continue;
+      const host =
+        options.machine === "auto" ? planScenario(job.scenario, caps, { runId: "", machine: "host" }).skip : null;
+      lacks.set(job, host === null ? reason : `${host}; ${reason}`);
+    }
     let reserved = 0;
     const state = { stopped: false };
     let recordsLost = false;
@@ -119,7 +130,7 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
       for (let attempt = 0; ; attempt++) {
         const now = index === 0 && attempt === 0 ? caps : await host.probe();
         const planned = plan(job, { ...now, memAvailable: now.memAvailable - reserved });
-        if (planned.machine === "vm" && planned.skip === null) planned.skip = await lacking(vm, planned);
+        if (planned.machine === "vm" && planned.skip === null) planned.skip = lacks.get(job) ?? null;
         reserved += planned.demand ?? 0;
         try {
           const { verdict, lost } = await runPlanned(planned, now, machines, {

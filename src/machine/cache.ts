@@ -23,6 +23,33 @@ export function cacheFolder(): string {
   return join(base !== undefined && base.startsWith("/") ? base : join(homedir(), ".cache"), "oomlab");
 }
 
+/** The folder of an entry that is there and whole, or null. */
+export function cachedEntry(name: string): string | null {
+  const path = join(cacheFolder(), name);
+  return isWhole(path) ? path : null;
+}
+
+/** A note beside the entries: what was found out, for as long as the state it was found in holds. */
+export function recall(name: string, state: string): string | null {
+  try {
+    const note = JSON.parse(readFileSync(join(cacheFolder(), `${name}.note`), "utf8")) as Note;
+    return note.state === state ? note.value : null;
+  } catch {
+    return null;
+  }
+}
+
+export function remember(name: string, state: string, value: string): void {
+  const path = join(cacheFolder(), `${name}.note`);
+  writeFileSync(`${path}.${process.pid}`, JSON.stringify({ state, value } satisfies Note));
+  renameSync(`${path}.${process.pid}`, path);
+}
+
+interface Note {
+  state: string;
+  value: string;
+}
+
 /** The folder of an entry, built where it is missing or not whole. */
 export async function cached(name: string, build: (folder: string) => Promise<void>): Promise<string> {
   const path = join(cacheFolder(), name);
@@ -76,6 +103,7 @@ function manifestOf(folder: string): Manifest {
 }
 
 function isWhole(path: string): boolean {
+  if (basename(path) === basename(cacheFolder())) return false;
   try {
     const manifest = JSON.parse(readFileSync(join(path, manifestName), "utf8")) as Manifest;
     return Object.entries(manifest).every(([file, size]) => statSync(join(path, file)).size === size);

@@ -17,8 +17,8 @@ import {
 import { createHash } from "node:crypto";
 import { basename, dirname, join } from "node:path";
 import { MachineError } from "../errors.ts";
-import { cached } from "./cache.ts";
-import { execute, type Say, showPackage, unpackPackage, which } from "./packages.ts";
+import { cached, cachedEntry, recall, remember } from "./cache.ts";
+import { type Archive, execute, otherSuite, ownArchive, type PackageInfo, type Say, which } from "./packages.ts";
 
 export interface GuestKernel {
   release: string;
@@ -37,6 +37,9 @@ const lateModules: Record<string, string[]> = { zram: ["lzo-rle", "lz4", "zstd",
 
 const metaPackage = "linux-image-cloud-amd64";
 
+/** The Debian suite whose cloud kernel is of a series, where the machine's own suite has another. */
+const suites: Record<string, string> = { "5.10": "bullseye", "6.1": "bookworm", "6.12": "trixie", latest: "sid" };
+
 export async function guestKernel(wanted: string | null, say: Say): Promise<GuestKernel> {
   const folder =
     wanted !== null && wanted.includes("/") ? await ownKernel(wanted, say) : await packagedKernel(wanted, say);
@@ -45,53 +48,93 @@ export async function guestKernel(wanted: string | null, say: Say): Promise<Gues
 }
 
 async function packagedKernel(wanted: string | null, say: Say): Promise<string> {
-  const { name, version } = await resolvePackage(wanted, say);
-  return cached(`kernel-${layout}-${name}_${version.replaceAll(/[^\w.+~-]/g, "_")}`, async (folder) => {
+  // Asking apt takes a second: what it said holds until its lists change.
+  const note = `kernel-${wanted ?? "default"}`;
+  const known = cachedEntry(recall(note, listsState()) ?? "");
+  if (known !== null) return known;
+  const { from, packages } = await resolve(wanted, say);
+  const [image] = packages;
+  const key = `${image.name}_${image.version}`.replaceAll(/[^\w.+~-]/g, "_");
+  const entry = `kernel-${layout}-${key}`;
+  const path = await cached(entry, async (folder) => {
     const tree = join(folder, "tree");
     mkdirSync(tree);
-    await unpackPackage(`${name}=${version}`, tree, say);
+    await from.unpack(packages, tree);
+    const roots = [join(tree, "lib/modules"), join(tree, "usr/lib/modules")].filter((path) => existsSync(path));
+    const modules = roots.flatMap((root) => readdirSync(root).map((release) => join(root, release)))[0];
     const boot = join(tree, "boot");
-    const image = existsSync(boot) ? readdirSync(boot).find((file) => file.startsWith("vmlinuz-")) : undefined;
-    if (image === undefined) throw new MachineError("NO_KERNEL", `the package ${name} holds no boot/vmlinuz`);
-    await assemble(folder, join(boot, image), join(tree, "lib/modules", image.slice("vmlinuz-".length)), say);
+    const candidates = [
+      ...(existsSync(boot) ? readdirSync(boot).filter((file) => file.startsWith("vmlinuz-")) : []).map((file) =>
+        join(boot, file),
+      ),
+      ...(modules === undefined ? [] : [join(modules, "vmlinuz")]),
+    ];
+    const file = candidates.find((path) => existsSync(path));
+    if (file === undefined || modules === undefined)
+      throw new MachineError("NO_KERNEL", `the package ${image.name} holds no kernel with its modules`);
+    await assemble(folder, file, modules, say);
     rmSync(tree, { recursive: true });
   });
+  remember(note, listsState(), entry);
+  return path;
 }
 
-/** The package that holds the kernel: the meta package names the newest of this machine's own distribution. */
-async function resolvePackage(wanted: string | null, say: Say): Promise<{ name: string; version: string }> {
-  const meta = await showPackage(metaPackage, say);
-  const depends = /(linux-image-[\w.+~-]+)(?: \(= ([^)]+)\))?/.exec(meta?.["Depends"] ?? "");
-  const [, name, version] = depends ?? [];
-  if (name === undefined || version === undefined) {
-    throw new MachineError("NO_KERNEL", `apt knows no ${metaPackage}, which names the newest kernel for a VM`, {
-      hint: "on Debian: apt-get update; elsewhere: name a kernel with --kernel PATH (a bzImage, its modules beside it in lib/modules)",
-    });
+/** What apt knows, and the day: another suite's lists are fetched once a day. */
+function listsState(): string {
+  const lists = "/var/lib/apt/lists";
+  return `${layout} ${existsSync(lists) ? statSync(lists).mtimeMs : 0} ${Math.floor(Date.now() / 86_400_000)}`;
+}
+
+type Packages = [PackageInfo, ...PackageInfo[]];
+
+/** The packages of a kernel: a series means its newest, null the newest of this machine's own suite. */
+async function resolve(wanted: string | null, say: Say): Promise<{ from: Archive; packages: Packages }> {
+  const own = await ownArchive(say);
+  const here = wanted === "latest" ? null : await newest(own, wanted);
+  if (here !== null) return { from: own, packages: await withParts(own, here) };
+  const suite = suites[wanted ?? ""];
+  if (suite !== undefined) {
+    const other = await otherSuite(suite, say);
+    const there = await newest(other, wanted === "latest" ? null : wanted);
+    if (there !== null) return { from: other, packages: await withParts(other, there) };
   }
-  if (wanted === null || name.slice("linux-image-".length).startsWith(`${wanted}.`)) return { name, version };
-  const found = await newestOf(wanted);
-  if (found !== null) return found;
   throw new MachineError(
     "NO_KERNEL",
-    `apt knows no cloud kernel ${wanted} here (it knows ${name.slice("linux-image-".length)})`,
+    wanted === null
+      ? `apt knows no ${metaPackage}, which names the newest kernel`
+      : `there is no cloud kernel ${wanted}`,
     {
-      hint: "name a kernel with --kernel PATH (a bzImage, its modules beside it in lib/modules)",
+      hint: `expected one of ${Object.keys(suites).join(", ")}, or a path to a bzImage with its modules beside it in lib/modules`,
     },
   );
 }
 
-/** The newest cloud kernel of a series among all packages that apt knows. */
-async function newestOf(series: string): Promise<{ name: string; version: string } | null> {
-  const names = (await execute("apt-cache", ["pkgnames", `linux-image-${series}`]))
-    .split("\n")
-    .filter((name) => name.endsWith("-cloud-amd64") && name.startsWith(`linux-image-${series}.`));
-  const newest = names.toSorted(byVersion).at(-1);
-  if (newest === undefined) return null;
-  const version = (await showPackage(newest, () => undefined))?.["Version"];
-  return version === undefined ? null : { name: newest, version };
+async function newest(from: Archive, wanted: string | null): Promise<PackageInfo | null> {
+  if (wanted === null) {
+    const name = /linux-image-\d[\w.+~-]*/.exec((await from.show(metaPackage))?.depends ?? "")?.[0];
+    return name === undefined ? null : from.show(name);
+  }
+  const prefix = `linux-image-${wanted}`;
+  const names = (await from.names(prefix)).filter(
+    // The next character ends the number: 6.1 is not 6.12. A meta package has none after it.
+    (name) => name.endsWith("-cloud-amd64") && /^[.+]|^-\d/.test(name.slice(prefix.length)),
+  );
+  const name = names.toSorted(byVersion).at(-1);
+  return name === undefined ? null : from.show(name);
 }
 
 const byVersion = (a: string, b: string): number => a.localeCompare(b, "en", { numeric: true });
+
+/** From Debian 14 on a kernel is in several packages. */
+async function withParts(from: Archive, image: PackageInfo): Promise<Packages> {
+  const names = image.depends.match(/\blinux-(?:binary|modules)-\d[\w.+~-]*/g) ?? [];
+  const parts: PackageInfo[] = [];
+  for (const name of new Set(names)) {
+    const found = await from.show(name);
+    if (found !== null) parts.push(found);
+  }
+  return [image, ...parts];
+}
 
 /** A bzImage that the user names, or a folder that holds one. */
 async function ownKernel(path: string, say: Say): Promise<string> {
@@ -184,10 +227,13 @@ export async function busybox(say: Say): Promise<string> {
   const folder = await cached("busybox-1", async (target) => {
     const tree = join(target, "tree");
     mkdirSync(tree);
-    await unpackPackage("busybox-static", tree, say);
-    const found = ["bin/busybox", "usr/bin/busybox"].map((path) => join(tree, path)).find((path) => existsSync(path));
-    if (found === undefined) throw new MachineError("NO_BUSYBOX", "the package busybox-static holds no busybox");
-    renameSync(found, join(target, "busybox"));
+    const from = await ownArchive(say);
+    const found = await from.show("busybox-static");
+    if (found === null) throw new MachineError("NO_BUSYBOX", "apt knows no busybox-static");
+    await from.unpack([found], tree);
+    const file = ["bin/busybox", "usr/bin/busybox"].map((path) => join(tree, path)).find((path) => existsSync(path));
+    if (file === undefined) throw new MachineError("NO_BUSYBOX", "the package busybox-static holds no busybox");
+    renameSync(file, join(target, "busybox"));
     rmSync(tree, { recursive: true });
   });
   return join(folder, "busybox");
@@ -244,7 +290,8 @@ async function placeModules(root: string, modules: string | null, release: strin
       writeFileSync(join(root, "modules", name), order.filter((file) => !early.includes(file)).join("\n"));
   }
   const lacks = earlyModules.filter((name) => !early.includes(`${name}.ko`) && !builtin.has(name));
-  if (modules !== null && lacks.length > 0)
+  // Without the list of what is built in (Debian 14 ships none) the guest itself has to find out.
+  if (builtin.size > 0 && lacks.length > 0)
     throw new MachineError("KERNEL_LACKS", `the kernel ${release} has no ${lacks.join(", ")}, which the VM needs`);
 }
 

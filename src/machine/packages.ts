@@ -1,8 +1,18 @@
 /** What the system's package manager brings: programs that are installed, and packages that are only unpacked. */
 import { execFile } from "node:child_process";
-import { accessSync, constants, readdirSync, statSync } from "node:fs";
+import {
+  accessSync,
+  constants,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { delimiter, join } from "node:path";
 import { MachineError } from "../errors.ts";
+import { cacheFolder } from "./cache.ts";
 
 /** Tells the user what is done to the machine. */
 export type Say = (message: string) => void;
@@ -29,7 +39,8 @@ export function execute(file: string, args: string[], options: { cwd?: string; i
         );
       },
     );
-    child.stdin?.end(options.input ?? "");
+    // A program that does not read its input has ended well all the same.
+    child.stdin?.on("error", () => undefined).end(options.input ?? "");
   });
 }
 
@@ -103,30 +114,99 @@ async function ensureLists(say: Say): Promise<void> {
   await apt("update");
 }
 
-/** The newest version of a package: its fields, or null where apt knows none. */
-export async function showPackage(name: string, say: Say): Promise<Record<string, string> | null> {
-  if (which("apt-cache") === undefined) return null;
-  await ensureLists(say);
-  const text = await execute("apt-cache", ["show", "--no-all-versions", name]).catch(() => "");
-  const fields = Object.fromEntries(
-    text
-      .split("\n")
-      .filter((line) => /^[A-Z][A-Za-z0-9-]*: /.test(line))
-      .map((line) => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 2)]),
-  );
-  return fields["Package"] === undefined ? null : fields;
+export interface PackageInfo {
+  name: string;
+  version: string;
+  depends: string;
 }
 
-/** Downloads a package (apt checks its hash against the signed list) and unpacks it, installing nothing. */
-export async function unpackPackage(name: string, folder: string, say: Say): Promise<void> {
-  if (which("apt-get") === undefined || which("dpkg-deb") === undefined)
-    throw new MachineError("NO_PACKAGES", `the package ${name} cannot be had: there is no apt-get here`, {
-      hint: "name a kernel of your own with --kernel PATH",
-    });
+/** Packages of the machine's own sources, or of another suite of the same archive. apt checks signatures and hashes. */
+export interface Archive {
+  show(name: string): Promise<PackageInfo | null>;
+  /** Names that begin so. */
+  names(prefix: string): Promise<string[]>;
+  /** Downloads packages and unpacks them into a folder, installing nothing. */
+  unpack(packages: PackageInfo[], folder: string): Promise<void>;
+}
+
+const noApt = (): MachineError =>
+  new MachineError("NO_PACKAGES", "there is no apt-get here, through which kernels for the VM are fetched", {
+    hint: "name a kernel of your own with --kernel PATH (a bzImage, its modules beside it in lib/modules)",
+  });
+
+/** The archive as this machine's own sources have it. */
+export async function ownArchive(say: Say): Promise<Archive> {
+  if (which("apt-get") === undefined || which("dpkg-deb") === undefined) throw noApt();
   await ensureLists(say);
-  say(`fetching ${name}`);
-  await execute("apt-get", ["-qq", "-o", "APT::Sandbox::User=root", "download", name], { cwd: folder });
-  const file = readdirSync(folder).find((entry) => entry.endsWith(".deb"));
-  if (file === undefined) throw new MachineError("NO_PACKAGES", `apt-get downloaded nothing for ${name}`);
-  await execute("dpkg-deb", ["-x", file, "."], { cwd: folder });
+  return archive([], say);
+}
+
+/** Another suite, from where the machine's own sources get theirs; lists and settings of its own, nothing of the system's is touched. */
+export async function otherSuite(suite: string, say: Say): Promise<Archive> {
+  await ownArchive(say);
+  const sites = await execute("apt-get", [
+    "indextargets",
+    "--format",
+    "$(SITE) $(ORIGIN) $(LABEL) $(COMPONENT)",
+    "Created-By: Packages",
+  ]);
+  const site = /^(\S+) Debian Debian main$/m.exec(sites)?.[1];
+  if (site === undefined)
+    throw new MachineError("NO_PACKAGES", `apt's sources name no Debian archive to fetch ${suite}'s kernels from`, {
+      hint: "name a kernel of your own with --kernel PATH (a bzImage, its modules beside it in lib/modules)",
+    });
+  const folder = join(cacheFolder(), "apt", suite);
+  for (const path of ["lists/partial", "cache/archives/partial"]) mkdirSync(join(folder, path), { recursive: true });
+  const sources = join(folder, "sources.list");
+  const text = `deb ${site} ${suite} main\n`;
+  if (!isRecent(sources, text)) {
+    const options = privateApt(folder);
+    writeFileSync(`${sources}.new`, text);
+    say(`fetching the package list of ${suite}`);
+    await execute("apt-get", [...options, "-o", `Dir::Etc::sourcelist=${sources}.new`, "-qq", "update"]);
+    renameSync(`${sources}.new`, sources);
+  }
+  return archive([...privateApt(folder), "-o", `Dir::Etc::sourcelist=${sources}`], say);
+}
+
+const dayMs = 24 * 3600 * 1000;
+
+function isRecent(path: string, text: string): boolean {
+  try {
+    return readFileSync(path, "utf8") === text && Date.now() - statSync(path).mtimeMs < dayMs;
+  } catch {
+    return false;
+  }
+}
+
+const privateApt = (folder: string): string[] =>
+  [
+    "Dir::Etc::sourceparts=/dev/null",
+    `Dir::State::lists=${folder}/lists`,
+    `Dir::Cache=${folder}/cache`,
+    "Acquire::Languages=none",
+    "APT::Sandbox::User=root",
+  ].flatMap((option) => ["-o", option]);
+
+function archive(options: string[], say: Say): Archive {
+  const show = async (name: string): Promise<PackageInfo | null> => {
+    const text = await execute("apt-cache", [...options, "show", "--no-all-versions", name]).catch(() => "");
+    const field = (key: string): string | undefined => new RegExp(`^${key}: (.*)$`, "m").exec(text)?.[1];
+    const version = field("Version");
+    return version === undefined ? null : { name: field("Package") ?? name, version, depends: field("Depends") ?? "" };
+  };
+  return {
+    show,
+    names: async (prefix) =>
+      (await execute("apt-cache", [...options, "pkgnames", prefix])).split("\n").filter((name) => name !== ""),
+    async unpack(packages, folder) {
+      const names = packages.map(({ name, version }) => `${name}=${version}`);
+      say(`fetching ${names.join(", ")}`);
+      await execute("apt-get", [...options, "-qq", "-o", "APT::Sandbox::User=root", "download", ...names], {
+        cwd: folder,
+      });
+      for (const file of readdirSync(folder).filter((entry) => entry.endsWith(".deb")))
+        await execute("dpkg-deb", ["-x", file, "."], { cwd: folder });
+    },
+  };
 }

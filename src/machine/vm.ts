@@ -1,5 +1,4 @@
 /** A throwaway VM: boots a kernel of its own for one plan, runs the engine in it as the agent, and is gone. */
-import { performance } from "node:perf_hooks";
 import { setTimeout as sleep } from "node:timers/promises";
 import { MachineError } from "../errors.ts";
 import type { Plan } from "../plan.ts";
