@@ -47,8 +47,8 @@ interface ProcessState {
   running: RunningProcess | null;
   started: boolean;
   ended: boolean;
-  /** Workers that have touched all they state. */
-  touched: Set<number>;
+  /** Workers that have touched all they state, or that ended before. */
+  settled: Set<number>;
   /** Largest sum of bytes told by its workers. */
   bytes: Map<number, number>;
 }
@@ -119,7 +119,7 @@ class Run {
         running: null,
         started: false,
         ended: false,
-        touched: new Set(),
+        settled: new Set(),
         bytes: new Map(),
       });
   }
@@ -407,19 +407,21 @@ class Run {
   #report(state: ProcessState, report: WorkerReport): void {
     this.#emit({ type: "worker", process: state.plan.name, report });
     if (report.type === "progress" || report.type === "touched") state.bytes.set(report.pid, report.touched);
-    if (report.type !== "touched") return;
-    state.touched.add(report.pid);
+    if (report.type !== "touched" && report.type !== "child-end") return;
+    const first = state.settled.size < state.plan.workers;
+    state.settled.add(report.type === "touched" ? report.pid : report.child);
     // Its memory is still there: it goes on only when this has been read.
-    this.#snapshot("touched", state.plan.cgroup ?? "");
-    if (state.touched.size >= state.plan.workers) {
-      for (let worker = 0; worker < state.plan.workers; worker++) state.running?.goOn();
+    if (report.type === "touched") this.#snapshot("touched", state.plan.cgroup ?? "");
+    if (state.settled.size >= state.plan.workers) {
+      // Workers share the descriptor: they all go on together, in later rounds each by itself.
+      for (let bytes = first ? state.plan.workers : 1; bytes > 0; bytes--) state.running?.goOn();
     }
     this.#changed();
   }
 
   /** Whether a process presses no more: it has ended, or holds what it was asked to hold. */
-  #idle({ plan, ended, started, touched }: ProcessState): boolean {
-    return ended || !started || (plan.waits && touched.size >= plan.workers);
+  #idle({ plan, ended, started, settled }: ProcessState): boolean {
+    return ended || !started || (plan.waits && settled.size >= plan.workers);
   }
 
   async #whenDone(): Promise<undefined> {
@@ -507,7 +509,7 @@ class Run {
       const state = this.#state(until.process);
       if (until.state === "exited") return state.ended;
       const touched = [...state.bytes.values()].reduce((sum, bytes) => sum + bytes, 0);
-      return until.touched === null ? state.touched.size >= state.plan.workers : touched >= until.touched;
+      return until.touched === null ? state.settled.size >= state.plan.workers : touched >= until.touched;
     }
     const counters = this.#read(until.cgroup, () => this.#driver.counters(until.cgroup)) ?? {};
     return until.counters.every(({ key, compare }) => {

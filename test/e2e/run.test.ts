@@ -156,6 +156,16 @@ describe("run", needs(canRun), () => {
     expect(exitCode).toBe(0);
   });
 
+  test("workers that hold go on holding when one of them is killed, and are let go at the end", async () => {
+    const yaml =
+      "name: workers\ncgroups: { app: { memory.max: 40Mi, memory.swap.max: 0 } }\nprocesses: { hog: { cgroup: app, stress: { anon: 30Mi, workers: 2, hold: forever } } }\nexpect: { oom: memcg, limit: app, victims: [hog] }\n";
+    const { stdout } = await oomlab(["run", scenario("workers", yaml), "--reporter", "json"]);
+    const [run] = JSON.parse(stdout).scenarios;
+    expect(run.status).toBe("passed");
+    expect(run.notes.join()).not.toMatch(/timeout/);
+    expect(run.durationMs).toBeLessThan(30_000);
+  });
+
   test("a stated limit, trigger or time alone accounts for the kill that it is about", async () => {
     for (const stated of [
       "limit: app",
