@@ -346,10 +346,18 @@ function table(rows) {
     .join("\n");
 }
 
+function flags() {
+  try {
+    return parseArgs({
+      options: { rounds: { type: "string", default: "7" }, only: { type: "string" }, json: { type: "string" } },
+    });
+  } catch (error) {
+    throw new BenchError(`${/** @type {Error} */ (error).message} (flags: --rounds N, --only REGEXP, --json FILE)`);
+  }
+}
+
 async function main() {
-  const { values } = parseArgs({
-    options: { rounds: { type: "string", default: "7" }, only: { type: "string" }, json: { type: "string" } },
-  });
+  const { values } = flags();
   const rounds = Number(values.rounds);
   if (!Number.isInteger(rounds) || rounds < 1) throw new BenchError(`--rounds: a whole number, not ${values.rounds}`);
   if (process.platform !== "linux") throw new BenchError("needs Linux");
