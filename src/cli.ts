@@ -159,7 +159,8 @@ function commands(streams: Streams, interrupt: AbortController, exit: (status: n
   program
     .command("clean")
     .description("remove what a killed run left behind")
-    .action(async () => exit(await (await import("./cli/clean.ts")).clean(streams)));
+    .option("--cache", "also what VMs are made of: kernels and images")
+    .action(async (flags: { cache?: boolean }) => exit(await (await import("./cli/clean.ts")).clean(flags, streams)));
 
   program
     .command("agent", { hidden: true })

@@ -59,10 +59,57 @@ export async function cached(name: string, build: (folder: string) => Promise<vo
     await build(folder);
     writeFileSync(join(folder, manifestName), JSON.stringify(manifestOf(folder)));
     replace(folder, path);
+    prune(path);
     return path;
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
+}
+
+/** How many entries of one kind are kept: an image a build of oomlab, a kernel a version. */
+const keep = 6;
+
+/** Removes the oldest entries of the new one's kind, and what a killed build left behind. */
+function prune(newest: string): void {
+  const kind = /^[a-z]+/.exec(basename(newest))?.[0] ?? "";
+  const folder = dirname(newest);
+  const entries = readdirSync(folder).map((name) => ({ name, mtime: mtimeOf(join(folder, name)) }));
+  const old = entries
+    .filter(({ name }) => name.startsWith(`${kind}-`) && !name.endsWith(".note"))
+    .toSorted((a, b) => b.mtime - a.mtime)
+    .slice(keep);
+  const torn = entries.filter(({ name, mtime }) => name.startsWith(".") && Date.now() - mtime > abandonedMs);
+  for (const { name } of [...old, ...torn]) rmSync(join(folder, name), { recursive: true, force: true });
+}
+
+/** Longer than any build takes. */
+const abandonedMs = 3_600_000;
+
+function mtimeOf(path: string): number {
+  try {
+    return statSync(path).mtimeMs;
+  } catch {
+    return 0;
+  }
+}
+
+/** Empties the cache; what was in it and how big, in bytes. */
+export function emptyCache(): { path: string; size: number }[] {
+  const folder = cacheFolder();
+  let names: string[];
+  try {
+    names = readdirSync(folder);
+  } catch {
+    return [];
+  }
+  return names.map((name) => {
+    const path = join(folder, name);
+    const size = statSync(path).isDirectory()
+      ? Object.values(manifestOf(path)).reduce((sum, bytes) => sum + bytes, 0)
+      : statSync(path).size;
+    rmSync(path, { recursive: true, force: true });
+    return { path, size };
+  });
 }
 
 function newFolder(parent: string, name: string): string {

@@ -14,4 +14,5 @@ export { hostMachine } from "./host.ts";
 export { openKernelLog } from "../engine/evidence.ts";
 export { missingPrograms } from "./packages.ts";
 export { cleanMachine } from "../engine/clean.ts";
+export { emptyCache } from "./cache.ts";
 export { type VmMachine, vmMachine } from "./vm.ts";

@@ -28,7 +28,7 @@ export interface GuestKernel {
 }
 
 /** Bump it when what is in an entry changes. */
-const layout = 1;
+const layout = 2;
 
 /** Loaded before the image can be mounted. */
 const earlyModules = ["virtio_pci", "virtio_blk", "virtio_console", "erofs"];
@@ -242,6 +242,7 @@ export async function busybox(say: Say): Promise<string> {
 /** Mounts what the image needs, then becomes the image's own init. */
 const init = `#!/bin/busybox sh
 b=/bin/busybox
+echo "oomlab-init: the kernel is up"
 $b mount -t devtmpfs dev /dev
 $b mount -t proc proc /proc
 $b mount -t sysfs sys /sys

@@ -11,6 +11,12 @@ import { type Qemu, startQemu } from "./qemu.ts";
 
 /** From QEMU's start to the agent's greeting, at most; under emulation on a busy host a boot takes 4 to 10 s. */
 const bootMs = 90_000;
+/** A guest whose console is still empty has hung before its init: seen once in some dozens of boots under emulation. Each try gets so much more. */
+const silentMs = 30_000;
+const bootAttempts = 3;
+
+/** The guest never began: it may be booted again, since nothing has been run in it. */
+class SilentBoot extends Error {}
 /** What a run may take beyond its own timeout: setting up, settling, removing. */
 const graceMs = 20_000;
 /** How long a guest may take to power off once everything has been said. */
@@ -41,7 +47,16 @@ export function vmMachine(say: Say): VmMachine {
       const began = performance.now();
       try {
         const { kernel, image: root } = await parts(plan);
-        await runInGuest(plan, { kernel: kernel.image, initrd: kernel.initrd, image: root }, emit, signal);
+        const made = { kernel: kernel.image, initrd: kernel.initrd, image: root };
+        for (let attempt = 1; ; attempt++) {
+          try {
+            await runInGuest(plan, made, attempt, emit, signal);
+            break;
+          } catch (error) {
+            if (!(error instanceof SilentBoot) || attempt >= bootAttempts) throw error;
+            say(`${error.message}: booting it again`);
+          }
+        }
       } catch (error) {
         emit({
           type: "error",
@@ -61,6 +76,7 @@ const panicLine = /Kernel panic - not syncing: (.*)/;
 async function runInGuest(
   plan: Plan,
   parts: { kernel: string; initrd: string; image: string },
+  attempt: number,
   emit: (event: RunEventBody) => void,
   signal: AbortSignal,
 ): Promise<void> {
@@ -133,6 +149,9 @@ async function runInGuest(
   };
   signal.addEventListener("abort", onAbort, { once: true });
   try {
+    const started = await until(() => last.length > 0 || state.greeted, silentMs * attempt);
+    if (started === "timeout" && !signal.aborted)
+      throw new SilentBoot(`the VM's kernel did not start within ${(silentMs * attempt) / 1000} s`);
     const booted = await until(() => state.ready || state.done, bootMs);
     const outcome = booted === "holds" ? await until(() => state.done, plan.timeoutMs + graceMs) : booted;
     if (outcome === "holds") {
