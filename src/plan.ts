@@ -568,8 +568,10 @@ function layOut(
     topWrites.push(enable);
     for (const cgroup of cgroups) {
       const children = cgroups.filter((child) => parentOf(child.name) === cgroup.name);
-      // A child without limits needs no controller, so that a process may live beside it.
-      if (!children.some((child) => needsController(child.name, cgroups))) continue;
+      // A child without limits is counted too, unless a process lives beside it: then it can do without the controller.
+      const beside = scenario.processes.some((process) => process.cgroup === cgroup.name);
+      const needed = children.some((child) => needsController(child.name, cgroups));
+      if (children.length === 0 || (beside && !needed)) continue;
       enabling.add(cgroup.name);
       cgroup.writes.push(enable);
     }
