@@ -163,7 +163,7 @@ function findImage(folder: string): string {
 }
 
 /** The release a bzImage states of itself (Documentation/arch/x86/boot.rst, kernel_version). */
-export function releaseOf(image: string): string {
+function releaseOf(image: string): string {
   let head: Buffer;
   try {
     head = readHead(image, 65_536);
