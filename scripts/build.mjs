@@ -110,6 +110,12 @@ const [cli, workload] = await Promise.all([
   bundle("cli.ts", { open: "(function(exports,require,module,__filename,__dirname){", close: "})" }),
   bundle("workload.ts"),
 ]);
+// The launcher reads it as latin1; a regular expression's literal is not escaped by `charset: ascii`.
+const foreign = /[^ -~\s]/.exec(cli);
+if (foreign)
+  throw new Error(
+    `the bundle is not ASCII at ${foreign.index}: write it as \\u in ${JSON.stringify(cli.slice(foreign.index - 30, foreign.index + 10))}`,
+  );
 const name = `cli-${createHash("sha256").update(cli).digest("hex").slice(0, 12)}`;
 place(`${name}.cjs`, cli);
 node(join(root, "scripts/codecache.cjs"), join(dist, `${name}.cjs`), join(dist, `${name}.cache`));

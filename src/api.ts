@@ -1,5 +1,15 @@
 /** Wires the stages: scenarios -> plans -> machine -> record -> verdict -> reports. */
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync, unlinkSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  unlinkSync,
+  writeSync,
+} from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join, resolve } from "node:path";
 import { MachineError, UsageError } from "./errors.ts";
@@ -319,7 +329,15 @@ export function report(paths: string[], names: string[], streams: Streams): numb
     throw new UsageError("name the records to report: oomlab report RECORD...", {
       hint: "`oomlab run --output DIR` writes them",
     });
-  const records = paths.flatMap((path) => {
+  const files = paths.flatMap((path) =>
+    statSync(path, { throwIfNoEntry: false })?.isDirectory()
+      ? readdirSync(path)
+          .filter((name) => name.endsWith(".ndjson"))
+          .toSorted()
+          .map((name) => join(path, name))
+      : [path],
+  );
+  const records = files.flatMap((path) => {
     let text: string;
     try {
       text = readFileSync(path, "utf8");

@@ -265,7 +265,13 @@ function standardStreams(signal: AbortSignal): Streams {
     (isatty(1) && process.env["NO_COLOR"] === undefined) ||
     (process.env["FORCE_COLOR"] !== undefined && process.env["FORCE_COLOR"] !== "0");
   return {
-    stdout: { write: (text) => write(process.stdout, text), colors },
+    stdout: {
+      write: (text) => write(process.stdout, text),
+      colors,
+      get broken() {
+        return gone;
+      },
+    },
     stderr: { write: (text) => write(process.stderr, text) },
     stdin: async () => {
       let text = "";
@@ -289,18 +295,20 @@ function handleSignals(interrupt: AbortController): () => void {
 
 /** What could not be written to a standard stream, or null. */
 let unwritten: string | null = null;
+let gone = false;
 const opened = new WeakSet<NodeJS.WriteStream>();
 
 /** Writes to a standard stream, opened when first needed. A reader that went away (`oomlab run | head`) or a closed terminal is no error of ours; a full disk is, told at the end. */
 function write(stream: NodeJS.WriteStream, text: string): void {
   const failed = ({ code, message }: NodeJS.ErrnoException): void => {
+    gone = true;
     if (code !== "EPIPE" && code !== "EIO") unwritten ??= message;
   };
   if (!opened.has(stream)) {
     opened.add(stream);
     stream.on("error", failed);
   }
-  if (unwritten !== null) return;
+  if (gone) return;
   try {
     stream.write(text);
   } catch (error) {

@@ -577,6 +577,8 @@ function layOut(
     }
   }
   const steps = scenario.steps.map((step): PlannedStep => {
+    if (step.do === "reclaim" && version === 1)
+      untranslatable ??= "step reclaim: memory.reclaim is cgroup v2's; v1 can only give back everything";
     if (step.do !== "write") return step;
     const limit = scenario.cgroups
       .find((spec) => spec.name === step.cgroup)

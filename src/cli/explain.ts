@@ -71,12 +71,32 @@ async function readLog(file: string, push: (chunk: Uint8Array) => void): Promise
     const buffer = Buffer.allocUnsafe(chunkSize);
     const first = readChunk(fd, buffer);
     const packed = first >= 4 ? buffer.readUInt32BE(0) : 0;
+    refuseOtherThanText(buffer.subarray(0, first));
     if (packed >>> 16 === 0x1f8b) return await unpack(createGunzip(), fd, buffer, first, push);
     if (packed === 0x28b52ffd) return await unpack(zstd(), fd, buffer, first, push);
     for (let size = first; size > 0; size = readChunk(fd, buffer)) push(buffer.subarray(0, size));
   } finally {
     if (fd !== 0) closeSync(fd);
   }
+}
+
+/** A packed or binary file holds no log that could be read, so it must not be told as one without kills. */
+function refuseOtherThanText(start: Buffer): void {
+  const kinds: [string, string][] = [
+    ["fd377a585a", "xz: unpack it with `xz -dc FILE | oomlab explain`"],
+    ["425a68", "bzip2: unpack it with `bzip2 -dc FILE | oomlab explain`"],
+    ["7f454c46", "an ELF file"],
+  ];
+  const hex = start.toString("hex", 0, 8);
+  const kind = kinds.find(([magic]) => hex.startsWith(magic));
+  if (kind) throw new Error(`it is ${kind[1]}`);
+  if (hex.startsWith("1f8b") || hex.startsWith("28b52ffd")) return;
+  const sample = start.subarray(0, 4096);
+  // Logs hold NULs after a crash and escapes of colours; no text holds many other control characters.
+  const odd = sample.filter(
+    (byte) => (byte > 0 && byte < 9) || (byte > 13 && byte < 27) || (byte > 27 && byte < 32),
+  ).length;
+  if (odd > 8 && odd > sample.length * 0.03) throw new Error("it is not text");
 }
 
 function readChunk(fd: number, buffer: Buffer): number {

@@ -33,7 +33,7 @@ export async function watch(
   };
   try {
     let first = true;
-    while (!streams.signal.aborted) {
+    while (!streams.signal.aborted && streams.stdout.broken !== true) {
       for (const event of log.drain()) {
         if (event.type === "kmsg-lost") {
           streams.stderr.write(
@@ -47,7 +47,7 @@ export async function watch(
       first = false;
       await pause(streams.signal);
     }
-    return 130;
+    return streams.signal.aborted ? 130 : 0;
   } finally {
     log.close();
   }

@@ -47,6 +47,10 @@ interface ProcessState {
   running: RunningProcess | null;
   started: boolean;
   ended: boolean;
+  /** Its workers, as they told of themselves. */
+  family: Set<number>;
+  /** Where it was started or moved to. */
+  cgroups: Set<string>;
   /** Workers that have touched all they state, or that ended before. */
   settled: Set<number>;
   /** Largest sum of bytes told by its workers. */
@@ -111,7 +115,7 @@ class Run {
     this.#emit = emit;
     this.#signal = signal;
     if (signal.aborted) this.#end();
-    else signal.addEventListener("abort", () => this.#end(), { once: true });
+    else signal.addEventListener("abort", this.#onAbort);
     this.#directory = plan.file === "-" ? process.cwd() : dirname(resolve(plan.file));
     for (const spec of plan.processes)
       this.#processes.set(spec.name, {
@@ -119,10 +123,14 @@ class Run {
         running: null,
         started: false,
         ended: false,
+        family: new Set(),
+        cgroups: new Set(spec.cgroup === null ? [] : [spec.cgroup]),
         settled: new Set(),
         bytes: new Map(),
       });
   }
+
+  readonly #onAbort = (): void => this.#end();
 
   #end(): void {
     this.#over.abort();
@@ -328,8 +336,8 @@ class Run {
         this.#lastLevels.set(name, told);
         this.#emit({ type: "counters", cgroup: name, moment: "sample", counters });
       }
-      for (const { plan } of this.#processes.values())
-        if (plan.forks && plan.cgroup !== null) this.#tellThreads(plan.cgroup);
+      for (const { plan, cgroups } of this.#processes.values())
+        if (plan.forks) for (const cgroup of cgroups) this.#tellThreads(cgroup);
       this.#changed();
       this.#sample(Math.min(50, everyMs * 1.05));
     }, everyMs);
@@ -407,6 +415,8 @@ class Run {
   #report(state: ProcessState, report: WorkerReport): void {
     this.#emit({ type: "worker", process: state.plan.name, report });
     if (report.type === "progress" || report.type === "touched") state.bytes.set(report.pid, report.touched);
+    state.family.add(report.pid);
+    if (report.type === "child-end") state.family.delete(report.child);
     if (report.type !== "touched" && report.type !== "child-end") return;
     const first = state.settled.size < state.plan.workers;
     state.settled.add(report.type === "touched" ? report.pid : report.child);
@@ -484,18 +494,15 @@ class Run {
       case "kill":
         return this.#killStep(step);
       case "move": {
-        const { running } = this.#state(step.process);
+        const { running, ended, family, cgroups } = this.#state(step.process);
         if (!running) return `process ${step.process} has not been started`;
-        this.#driver.attach(step.cgroup, running.pid);
+        if (ended) return `process ${step.process} has ended`;
+        for (const pid of new Set([running.pid, ...family])) this.#attach(step.cgroup, pid);
+        cgroups.add(step.cgroup);
         return null;
       }
       case "reclaim":
-        return this.#control(
-          step.cgroup,
-          this.#driver.version === 2 ? "memory.reclaim" : "memory.force_empty",
-          String(step.size),
-          null,
-        );
+        return this.#control(step.cgroup, "memory.reclaim", String(step.size), null);
       default:
         // A plan for a host holds none of these: they are asked for once more where they are done.
         if (this.#plan.machine !== "vm")
@@ -508,6 +515,8 @@ class Run {
     if (until.of === "process") {
       const state = this.#state(until.process);
       if (until.state === "exited") return state.ended;
+      // What has ended touches no more: what follows, and the verdict, tell how it ended.
+      if (state.ended) return true;
       const touched = [...state.bytes.values()].reduce((sum, bytes) => sum + bytes, 0);
       return until.touched === null ? state.settled.size >= state.plan.workers : touched >= until.touched;
     }
@@ -598,6 +607,15 @@ class Run {
     return null;
   }
 
+  /** Moves a process; one that ends in that moment needs no moving. */
+  #attach(cgroup: string, pid: number): void {
+    try {
+      this.#driver.attach(cgroup, pid);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+    }
+  }
+
   #nameOf(pid: number): string | null {
     for (const { plan, running } of this.#processes.values()) if (running?.pid === pid) return plan.name;
     return null;
@@ -654,6 +672,7 @@ class Run {
   /** Removes all that the run made, whatever state it is in. Never throws: what is left is told as an error event. */
   async remove(): Promise<void> {
     this.#emit({ type: "phase", phase: "remove" });
+    this.#signal.removeEventListener("abort", this.#onAbort);
     try {
       if (this.#sampler) clearTimeout(this.#sampler);
       await this.#endProcesses("cleanup");

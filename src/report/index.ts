@@ -9,6 +9,8 @@ import { terminalReporter } from "./terminal.ts";
 
 export interface Output {
   write(text: string): void;
+  /** The reader went away or the disk is full: nothing more will be read. */
+  readonly broken?: boolean;
   /** A terminal that takes colours. */
   readonly colors: boolean;
 }

@@ -15,7 +15,7 @@ function comparisons(raw: string, decimals: boolean): Comparison[] | UnitError {
   const value = (number: string): number =>
     decimals && /^\d{1,15}\.\d{1,6}$/.test(number) ? Number(number) : parseSize(number);
   try {
-    const range = /^(.+?)\s*(?:±|\+-|\+\/-)\s*(\d+(?:\.\d+)?)\s*%$/.exec(raw);
+    const range = /^(.+?)\s*(?:\u00b1|\+-|\+\/-)\s*(\d+(?:\.\d+)?)\s*%$/.exec(raw);
     if (range !== null) {
       const middle = value(range[1] ?? "");
       const margin = (middle * Number(range[2])) / 100;
