@@ -111,7 +111,7 @@ const [cli, workload] = await Promise.all([
   bundle("workload.ts"),
 ]);
 // The launcher reads it as latin1; a regular expression's literal is not escaped by `charset: ascii`.
-const foreign = /[^ -~\s]/.exec(cli);
+const foreign = /[\u0080-\uffff]/.exec(cli);
 if (foreign)
   throw new Error(
     `the bundle is not ASCII at ${foreign.index}: write it as \\u in ${JSON.stringify(cli.slice(foreign.index - 30, foreign.index + 10))}`,
