@@ -208,7 +208,6 @@ export function field<T>(shape: Shape<T>, about: string, more: { default?: strin
   return { shape, about, ...more };
 }
 
-// oxlint-disable-next-line typescript/no-explicit-any -- any field at all; unknown would reject every Field<T> by variance
 type Fields = Record<string, Field<unknown>>;
 export type FieldsOf<F extends Fields> = { [K in keyof F]?: F[K] extends Field<infer T> ? T : never };
 

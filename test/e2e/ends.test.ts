@@ -386,6 +386,19 @@ describe("the command line", () => {
     ).toEqual([["memcg", 27881, "stress"]]);
   });
 
+  test("explain refuses what is no text, instead of telling it free of kills", async () => {
+    for (const input of [
+      Buffer.from("fd377a585a0000", "hex"),
+      Buffer.from("BZh91AY&SY"),
+      Buffer.alloc(4096, "\u0001\u0002abc"),
+    ]) {
+      const { stdout, stderr, exitCode } = await oomlab(["explain"], { input });
+      expect(stderr).toMatch(/cannot be read: it is /);
+      expect(stdout).toBe("");
+      expect(exitCode).toBe(2);
+    }
+  });
+
   test("explain of a log without a kill is status 0", async () => {
     const { stdout, exitCode } = await oomlab(["explain"], { input: "nothing of interest\n" });
     expect(stdout).toBe("no OOM kill in this log");

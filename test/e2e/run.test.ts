@@ -166,6 +166,38 @@ describe("run", needs(canRun), () => {
     expect(run.durationMs).toBeLessThan(30_000);
   });
 
+  test.each([
+    [
+      "a range with its sign",
+      "cgroups: { a: { memory.max: 60Mi } }\nprocesses: { p: { cgroup: a, stress: { anon: 50Mi } } }\nexpect: { oom: none, counters: { a: { memory.current: '50Mi \u00b15%' } } }",
+    ],
+    [
+      "a limit that a step lowered",
+      "cgroups: { a: { memory.max: 60Mi, memory.swap.max: 0 } }\nprocesses: { p: { cgroup: a, stress: { anon: 80Mi, rate: 20Mi/s } } }\nsteps: [{ write: { cgroup: a, memory.max: 30Mi } }]\nexpect: { oom: memcg, limit: a, victims: [p], counters: { a: { memory.max: 30Mi } } }",
+    ],
+    [
+      "a moved process with its workers",
+      "cgroups: { a: { memory.max: 60Mi, memory.swap.max: 0 }, b: { memory.max: 30Mi, memory.swap.max: 0 } }\nprocesses: { p: { cgroup: a, stress: { anon: 60Mi, rate: 20Mi/s, workers: 2 } } }\nsteps: [{ sleep: 300ms }, { move: { process: p, cgroup: b } }]\nexpect: { oom: memcg, limit: b, victims: [p] }",
+    ],
+    [
+      "what a moved command forks",
+      "cgroups: { a: { memory.max: 60Mi, memory.swap.max: 0 }, b: { memory.max: 20Mi, memory.swap.max: 0 } }\nprocesses: { p: { cgroup: a, command: 'sleep 0.6; sleep 0.4; tail /dev/zero; exit 0' } }\nsteps: [{ sleep: 200ms }, { move: { process: p, cgroup: b } }]\nexpect: { oom: memcg, limit: b, victims: [p] }",
+    ],
+    [
+      "a wait for one that dies",
+      "cgroups: { a: { memory.max: 30Mi, memory.swap.max: 0 } }\nprocesses: { p: { cgroup: a, stress: { anon: 50Mi } } }\nsteps: [{ wait: { process: p, touched: true, timeout: 20s } }]\nexpect: { oom: memcg, victims: [p] }",
+    ],
+  ])("%s is judged right", async (name, yaml) => {
+    const { stdout, exitCode } = await oomlab([
+      "run",
+      "--machine",
+      "host",
+      scenario("judged", `name: judged\n${yaml}\n`),
+    ]);
+    expect(stdout, name).toMatch(/1 passed$/);
+    expect(exitCode).toBe(0);
+  });
+
   test("a stated limit, trigger or time alone accounts for the kill that it is about", async () => {
     for (const stated of [
       "limit: app",
