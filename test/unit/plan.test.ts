@@ -203,3 +203,9 @@ test("the same input gives the same plan, and a plan survives JSON", () => {
   expect(plan(yaml)).toEqual(plan(yaml));
   expect(JSON.parse(JSON.stringify(plan(yaml)))).toEqual(plan(yaml));
 });
+
+test("a reclaim step is skipped on v1, which can only give back everything", () => {
+  const yaml = `cgroups: { app: { memory.max: 90Mi } }\n${hog}\nsteps: [{ reclaim: { cgroup: app, size: 20Mi } }]`;
+  expect(plan(yaml, machineWith(), { ...v1, machine: "host" }).skip).toMatch(/memory\.reclaim is cgroup v2's/);
+  expect(plan(yaml, machineWith(), { ...v2, machine: "host" }).skip).toBeNull();
+});

@@ -187,6 +187,26 @@ describe("witnesses that contradict", () => {
     });
   });
 
+  test("a kill that only the log tells does not fail the expectation of none", () => {
+    const alone = changed((event) => (event.type === "counters" || event.type === "process-exit" ? null : event)).map(
+      (event): RunEvent => {
+        if (event.type !== "run") return event;
+        const expected = {
+          ...event.plan.expect,
+          oom: "none" as const,
+          limit: null,
+          victims: null,
+          counters: [],
+          exit: [],
+        };
+        return { ...event, plan: { ...event.plan, expect: expected } };
+      },
+    );
+    const verdict = judge(alone);
+    expect(check(verdict, "oom")?.status).toBe("inconclusive");
+    expect(verdict.status).toBe("inconclusive");
+  });
+
   test("kills that are counted and not logged are inconclusive", () => {
     const verdict = judge(changed((event) => (event.type === "kmsg" ? null : event)));
     expect(verdict.status).toBe("inconclusive");
