@@ -24,8 +24,8 @@ import { judge, skippedVerdict, type Verdict } from "./verdict.ts";
 export interface RunOptions {
   paths: string[];
   machine: MachineName | "auto";
-  /** One entry a version; empty: the one that the machine's memory controller is on. */
-  cgroup: CgroupVersion[];
+  /** One entry each; empty: the version that the machine's memory controller is on. `hybrid`: both versions mounted. */
+  cgroup: (CgroupVersion | "hybrid")[];
   /** Kernels of the VM: versions, `latest` or paths; one entry each. Empty: the newest of the machine's distribution. */
   kernels: string[];
   /** `name` or `name=file`. */
@@ -97,7 +97,7 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
       runId: newRunId(),
       machine: options.machine,
       allowHostOom: options.allowHostOom,
-      ...(cgroup ? { cgroupVersion: cgroup } : {}),
+      ...(cgroup === undefined ? {} : cgroup === "hybrid" ? { hybrid: true } : { cgroupVersion: cgroup }),
       ...(kernel === undefined ? {} : { kernel }),
       ...(options.timeoutMs === undefined ? {} : { timeoutMs: options.timeoutMs }),
     });
@@ -226,7 +226,7 @@ interface RunContext {
 
 interface Job {
   scenario: Scenario;
-  cgroup: CgroupVersion | undefined;
+  cgroup: RunOptions["cgroup"][number] | undefined;
   kernel: string | undefined;
 }
 

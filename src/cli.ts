@@ -61,7 +61,7 @@ function commands(streams: Streams, interrupt: AbortController, exit: (status: n
         .choices(["auto", "host", "vm", "container", "kubernetes"])
         .default("auto"),
     )
-    .option("--cgroup <versions>", "v1, v2 or v1,v2: one result each", cgroupVersions)
+    .option("--cgroup <versions>", "v1, v2, hybrid, or several (v1,v2): one result each", cgroupVersions)
     .option("--kernel <version|path>", "kernel of the VM; repeatable", collect, [] as string[])
     .addOption(reporter())
     .option("-g, --grep <regexp>", "only scenarios whose name matches", regexp)
@@ -220,10 +220,12 @@ function runOptions(paths: string[], flags: RunFlags): RunOptions {
 
 const collect = (value: string, before: string[]): string[] => [...before, value];
 
-function cgroupVersions(value: string): (1 | 2)[] {
+function cgroupVersions(value: string): RunOptions["cgroup"] {
   return value.split(",").map((word) => {
-    if (word !== "v1" && word !== "v2") throw new InvalidArgumentError("Expected v1, v2 or v1,v2.");
-    return word === "v1" ? 1 : 2;
+    if (word === "v1") return 1;
+    if (word === "v2") return 2;
+    if (word === "hybrid") return word;
+    throw new InvalidArgumentError("Expected v1, v2, hybrid, or several of them: v1,v2.");
   });
 }
 

@@ -40,6 +40,8 @@ export interface Capabilities {
   hierarchies: Hierarchy[];
   /** The version that the memory controller is on, usable or not. */
   memoryController: CgroupVersion | null;
+  /** Both cgroup versions are mounted, whichever the memory controller is on. */
+  hybrid: boolean;
   /** Why a cgroup version cannot be used, in words. */
   cgroupProblems: Partial<Record<CgroupVersion, string>>;
   /** Why the kernel log cannot be read, or null. */
@@ -123,6 +125,8 @@ export interface PlanOptions {
   runId: string;
   machine: MachineName | "auto";
   cgroupVersion?: CgroupVersion;
+  /** Both cgroup versions must be mounted; the memory controller is on v1 unless the scenario states otherwise. */
+  hybrid?: boolean;
   timeoutMs?: number;
   allowHostOom?: boolean;
   /** Of the VM, where the command line names one. */
@@ -381,6 +385,7 @@ function needsVm(scenario: Scenario, caps: Capabilities, options: PlanOptions): 
   if (machine.mountOptions.length > 0) return `it states cgroup mount options (${machine.mountOptions.join(", ")})`;
   if (machine.kernel !== null && !kernelMatches(caps.kernel, machine.kernel))
     return `it states kernel ${machine.kernel}, and this one is ${caps.kernel}`;
+  if (options.hybrid === true && !caps.hybrid) return "hybrid cgroups were asked for, and this machine's are not";
   const global = scenario.steps.find(
     (step) => step.do === "swapoff" || step.do === "swapon" || step.do === "sysrq" || step.do === "dropCaches",
   );
@@ -492,13 +497,14 @@ function planOnHost(scenario: Scenario, caps: Capabilities, options: PlanOptions
 const hostReserve = ({ memTotal }: Capabilities): number => Math.min(512 * 1048576, Math.floor(memTotal / 10));
 
 function planInVm(scenario: Scenario, host: Capabilities, options: PlanOptions): Plan {
-  const version = options.cgroupVersion ?? scenario.machine.cgroup ?? (usesV1Names(scenario) ? 1 : 2);
+  const hybrid = options.hybrid ?? false;
+  const version = options.cgroupVersion ?? scenario.machine.cgroup ?? (hybrid || usesV1Names(scenario) ? 1 : 2);
   // What has no limit above it is meant for the guest's own limit, so it makes the guest no bigger.
   const limited = scenario.processes.filter(({ cgroup }) => Number.isFinite(effectiveLimit(scenario, cgroup)));
-  const base = vmCapabilities(vmSpec(scenario, vmMemory(scenario, 0), options.kernel, null), version);
+  const base = vmCapabilities(vmSpec(scenario, vmMemory(scenario, 0), options.kernel, hybrid, null), version);
   const sized = limited.map((spec) => planProcess(spec, scenario, base));
   const memory = vmMemory(scenario, demandOf(scenario, sized));
-  const spec = vmSpec(scenario, memory, options.kernel, scratchSize(scenario, memory));
+  const spec = vmSpec(scenario, memory, options.kernel, hybrid, scratchSize(scenario, memory));
   const plan = layOut(scenario, vmCapabilities(spec, version), version, options);
   const demand = vmDemand(memory);
   const reserve = hostReserve(host);

@@ -219,6 +219,7 @@ class Judge {
     );
     const checks = [...stated, ...killChecks, ...this.#workloads(kills)];
     const timeout = eventsOf(this.#events, "timeout")[0];
+    if (this.#plan.vm?.hybrid === true) this.#notes.push("both cgroup versions are mounted (hybrid)");
     if (timeout) this.#notes.push(`it was ended by its timeout of ${timeout.ms} ms`);
     for (const event of eventsOf(this.#events, "write"))
       if (event.note)

@@ -63,6 +63,8 @@ export interface CgroupProbe {
   hierarchies: HierarchyProbe[];
   /** The version that the memory controller is on. */
   memoryController: 1 | 2 | null;
+  /** Both versions are mounted, whichever the memory controller is on. */
+  hybrid: boolean;
   problems: Partial<Record<1 | 2, string>>;
 }
 
@@ -115,7 +117,8 @@ export function probeCgroups(root: string): CgroupProbe {
       else hierarchies.push({ version: 2, mount: join(root, v2.point), ...home, cpusetDirectory: null, memsw: false });
     }
   }
-  return { hierarchies, memoryController, problems };
+  const hybrid = v2 !== undefined && mounts.some(({ type }) => type === "cgroup");
+  return { hierarchies, memoryController, hybrid, problems };
 }
 
 /**

@@ -58,7 +58,7 @@ export function probe(): Capabilities {
   const kB = (key: string): number => Number(new RegExp(`^${key}:\\s+(\\d+)`, "m").exec(meminfo)?.[1] ?? 0);
   const status = read("/proc/self/status");
   const effective = BigInt(`0x${/^CapEff:\s+([0-9a-f]+)/m.exec(status)?.[1] ?? "0"}`);
-  const { hierarchies, memoryController, problems } = probeCgroups("/");
+  const { hierarchies, memoryController, hybrid, problems } = probeCgroups("/");
   const hugePages = kB("HugePages_Free") - kB("HugePages_Rsvd");
   return {
     kernel: release(),
@@ -69,6 +69,7 @@ export function probe(): Capabilities {
     swapTotal: kB("SwapTotal") * 1024,
     hierarchies,
     memoryController,
+    hybrid,
     cgroupProblems: problems,
     kmsgProblem: kmsgProblem(),
     capabilities: Object.entries(capabilityBits)

@@ -96,8 +96,8 @@ function setUp(vm: VmSpec, version: CgroupVersion, now: number): void {
   tool("date", "-u", "-s", `@${Math.floor(now / 1000)}`);
   // The console is the second copy of the kernel log: it gets every line from now on.
   writeFileSync("/proc/sys/kernel/printk", "7");
-  mountCgroups(version, vm.mountOptions);
-  if (version === 2) protectAgent(vm.memory);
+  const unified = mountCgroups(version, vm);
+  if (version === 2) protectAgent(unified, vm.memory);
   if (vm.thp !== null) setting("/sys/kernel/mm/transparent_hugepage/enabled", vm.thp, "transparent huge pages");
   if (vm.zswap !== null) setting("/sys/module/zswap/parameters/enabled", vm.zswap ? "Y" : "N", "zswap");
   if (vm.scratch !== null) {
@@ -129,28 +129,37 @@ function setting(path: string, value: string, what: string): void {
   }
 }
 
-function mountCgroups(version: CgroupVersion, options: string[]): void {
-  if (version === 2) {
-    tool("mount", "-t", "cgroup2", "-o", options.join(","), "none", "/sys/fs/cgroup");
-    return;
-  }
-  tool("mount", "-t", "tmpfs", "-o", "mode=755", "none", "/sys/fs/cgroup");
-  for (const controller of ["memory", "cpuset"]) {
-    mkdirSync(`/sys/fs/cgroup/${controller}`);
+/**
+ * Mounts the hierarchies; where v2's is, or would be. Hybrid is as systemd has it: v1's controllers in folders of their
+ * own, v2 in `unified` with the controllers that no v1 hierarchy took.
+ */
+function mountCgroups(version: CgroupVersion, { hybrid, mountOptions }: VmSpec): string {
+  const top = "/sys/fs/cgroup";
+  const unified = hybrid ? join(top, "unified") : top;
+  const onV1 = version === 1 ? ["memory", "cpuset"] : hybrid ? ["cpu", "pids"] : [];
+  if (onV1.length > 0) tool("mount", "-t", "tmpfs", "-o", "mode=755", "none", top);
+  for (const controller of onV1) {
+    mkdirSync(join(top, controller));
     try {
-      tool("mount", "-t", "cgroup", "-o", controller, "none", `/sys/fs/cgroup/${controller}`);
+      tool("mount", "-t", "cgroup", "-o", controller, "none", join(top, controller));
     } catch {
       throw new Unmet(`the kernel of its VM has no ${controller} controller on cgroup v1`);
     }
   }
+  if (version === 2 || hybrid) {
+    mkdirSync(unified, { recursive: true });
+    tool("mount", "-t", "cgroup2", "-o", mountOptions.join(","), "none", unified);
+  }
+  return unified;
 }
 
-function protectAgent(memory: number): void {
+function protectAgent(unified: string, memory: number): void {
   for (const controller of ["memory", "cpuset"])
-    writeFileSync("/sys/fs/cgroup/cgroup.subtree_control", `+${controller}`);
-  mkdirSync("/sys/fs/cgroup/agent");
-  writeFileSync("/sys/fs/cgroup/agent/memory.min", String(Math.min(protectedMemory, Math.floor(memory / 4))));
-  writeFileSync("/sys/fs/cgroup/agent/cgroup.procs", String(process.pid));
+    writeFileSync(join(unified, "cgroup.subtree_control"), `+${controller}`);
+  const own = join(unified, "agent");
+  mkdirSync(own);
+  writeFileSync(join(own, "memory.min"), String(Math.min(protectedMemory, Math.floor(memory / 4))));
+  writeFileSync(join(own, "cgroup.procs"), String(process.pid));
 }
 
 /** A disk by the serial number that QEMU gave it. */

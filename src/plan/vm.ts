@@ -14,6 +14,8 @@ export interface VmSpec {
   sysctl: Record<string, string>;
   thp: string | null;
   zswap: boolean | null;
+  /** Both cgroup versions are mounted; the plan's is the one that the memory controller is on. */
+  hybrid: boolean;
   /** Of the cgroup2 mount. */
   mountOptions: string[];
   /** Size of a disk for files of the scenario's processes; null: none writes files. */
@@ -45,6 +47,7 @@ export function vmSpec(
   { machine }: Scenario,
   memory: number,
   kernel: string | undefined,
+  hybrid: boolean,
   scratch: number | null,
 ): VmSpec {
   return {
@@ -56,6 +59,7 @@ export function vmSpec(
     sysctl: machine.sysctl,
     thp: machine.thp,
     zswap: machine.zswap,
+    hybrid,
     mountOptions: machine.mountOptions.length > 0 ? machine.mountOptions : defaultMountOptions,
     scratch,
   };
@@ -66,7 +70,7 @@ export const vmDemand = (memory: number): number => memory + qemuOverhead + Math
 
 /** What the engine finds in the guest, as far as a plan needs to know it. */
 export function vmCapabilities(spec: VmSpec, version: CgroupVersion): Capabilities {
-  const mount = version === 1 ? "/sys/fs/cgroup/memory" : "/sys/fs/cgroup";
+  const mount = version === 1 ? "/sys/fs/cgroup/memory" : spec.hybrid ? "/sys/fs/cgroup/unified" : "/sys/fs/cgroup";
   return {
     kernel: spec.kernel ?? "",
     cpus: spec.cpus,
@@ -81,11 +85,17 @@ export function vmCapabilities(spec: VmSpec, version: CgroupVersion): Capabiliti
         directory: mount,
         path: "",
         cpusetDirectory: version === 1 ? "/sys/fs/cgroup/cpuset" : null,
-        controllers: version === 1 ? [] : ["cpuset", "cpu", "io", "memory", "hugetlb", "pids"],
+        controllers:
+          version === 1
+            ? []
+            : spec.hybrid
+              ? ["cpuset", "io", "memory", "hugetlb"]
+              : ["cpuset", "cpu", "io", "memory", "hugetlb", "pids"],
         memsw: version === 1,
       },
     ],
     memoryController: version,
+    hybrid: spec.hybrid,
     cgroupProblems: {},
     kmsgProblem: null,
     capabilities: ["KILL", "SETGID", "SETUID", "IPC_LOCK", "SYS_ADMIN", "SYS_NICE", "SYS_RESOURCE", "SYSLOG"],

@@ -344,7 +344,7 @@ describe("the command line", () => {
     [["run", "--reportr", "json"], /Did you mean --reporter\?/],
     [["run", "--reporter", "jsn"], /there is no reporter "jsn": expected one of terminal, json/],
     [["run", "--machine", "moon"], /Allowed choices are auto, host, vm, container, kubernetes/],
-    [["run", "--cgroup", "v3"], /Expected v1, v2 or v1,v2/],
+    [["run", "--cgroup", "v3"], /Expected v1, v2, hybrid, or several of them: v1,v2/],
     [["run", "--timeout", "5parsecs"], /--timeout/],
     [["run", "--shard", "3/2"], /Expected i\/n/],
     [["run", "-j", "0"], /whole number from 1/],

@@ -21,6 +21,7 @@ export function machineWith(changes: Partial<Capabilities> = {}, versions: (1 | 
     swapTotal: 0,
     hierarchies: versions.map(hierarchy),
     memoryController: versions[0] ?? null,
+    hybrid: false,
     cgroupProblems: {},
     kmsgProblem: null,
     capabilities: ["KILL", "SETGID", "SETUID", "SYS_ADMIN", "SYS_RESOURCE", "SYSLOG"],

@@ -208,8 +208,8 @@ describe("probing", () => {
       "sys/fs/cgroup/memory/user/memory.limit_in_bytes": "",
       "sys/fs/cgroup/unified/cgroup.controllers": "cpu\n",
     });
-    const { hierarchies, problems, memoryController } = probeCgroups(tree);
-    expect(memoryController).toBe(1);
+    const { hierarchies, problems, memoryController, hybrid } = probeCgroups(tree);
+    expect([memoryController, hybrid]).toEqual([1, true]);
     expect(hierarchies).toMatchObject([
       { version: 1, directory: join(tree, "sys/fs/cgroup/memory/user"), path: "/user", memsw: false },
     ]);
@@ -231,6 +231,7 @@ describe("probing", () => {
     });
     expect(probeCgroups(tree)).toMatchObject({
       memoryController: 2,
+      hybrid: false,
       hierarchies: [{ version: 2, directory: join(tree, "sys/fs/cgroup/user.slice"), path: "/user.slice" }],
     });
   });
@@ -265,6 +266,7 @@ describe("probing", () => {
     expect(probeCgroups(tree)).toEqual({
       hierarchies: [],
       memoryController: null,
+      hybrid: false,
       problems: {
         1: "cgroup v1's memory controller is not mounted on this machine",
         2: "cgroup v2 is not mounted on this machine",

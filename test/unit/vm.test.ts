@@ -32,6 +32,18 @@ describe("where a scenario runs", () => {
     expect([planned.machine, planned.skip]).toEqual([machine, null]);
   });
 
+  test("hybrid cgroups: a host that has them, else a VM; memory on v1 unless v2 is stated", () => {
+    const hybrid = { hybrid: true } as const;
+    expect(plan(limited, machineWith({ hybrid: true }, [1]), hybrid)).toMatchObject({ machine: "host", skip: null });
+    const made = plan(limited, machineWith({}, [1]), hybrid);
+    expect(made).toMatchObject({ machine: "vm", skip: null, cgroupVersion: 1, vm: { hybrid: true } });
+    const mixed = plan(`${limited}machine: { cgroup: v2 }`, machineWith({}, [1]), hybrid);
+    expect(mixed).toMatchObject({ machine: "vm", skip: null, cgroupVersion: 2, vm: { hybrid: true } });
+    expect(plan(limited, machineWith({}, [1]), { ...hybrid, machine: "host" }).skip).toBe(
+      "it needs a VM of its own: hybrid cgroups were asked for, and this machine's are not",
+    );
+  });
+
   test("what neither can do has the reason of the machine it belongs on", () => {
     const both = plan(limited.replace("90Mi", "90Mi, memory.high: 80Mi"), machineWith(), { cgroupVersion: 1 });
     expect([both.machine, both.skip]).toEqual([
