@@ -198,6 +198,10 @@ export interface Expectations {
   trigger: "allocation" | "limit-write" | "sysrq" | null;
   panic: boolean | null;
   withinMs: number | null;
+  /** What ended the first process: the kernel's kill, or the kubelet's decision to evict its Pod. */
+  first?: "oom" | "eviction" | null;
+  /** Exactly the Pods that the kubelet evicts; []: none. */
+  evicted?: string[] | null;
   /** Key path below `expect` (`oom`, `exit.nginx`, `counters.nginx.memory.peak`) -> its place, for reports. */
   where: Record<string, Position>;
 }
