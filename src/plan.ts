@@ -5,6 +5,7 @@
 import type { Comparison, Expectations, ProcessSpec, Scenario, Size, Step, StressWorkload } from "./scenario/index.ts";
 import { CGROUP_FILES, splitCounter } from "./scenario/cgroupfiles.ts";
 import { leastVmMemory, vmCapabilities, vmDemand, vmMemory, type VmSpec, vmSpec } from "./plan/vm.ts";
+import type { PlannedKubelet } from "./kubernetes/kubelet-plan.ts";
 import { formatBytes } from "./units.ts";
 
 export type { VmSpec } from "./plan/vm.ts";
@@ -120,6 +121,8 @@ export interface Plan {
   vm: VmSpec | null;
 }
 
+  /** The kubelet that watches its Pods; absent or null: there are none. */
+  kubelet?: PlannedKubelet | null;
 export interface PlanOptions {
   /** Makes the run's own cgroup unique: `oomlab-<runId>`. */
   runId: string;

@@ -4,6 +4,7 @@
  */
 import { OomlabError } from "./errors.ts";
 import type { KmsgRecord } from "./kmsg/index.ts";
+import type { KubeletEvent } from "./kubernetes/kubelet-event.ts";
 import type { Capabilities, MachineName, Plan } from "./plan.ts";
 
 export const recordSchemaVersion = 1;
@@ -76,7 +77,7 @@ export type RunEventBody =
       cgroup: string | null;
       pid: number;
       signal: string;
-      why: "step" | "timeout" | "interrupted" | "cleanup";
+      why: "step" | "timeout" | "interrupted" | "cleanup" | "eviction";
     }
   | { type: "counters"; cgroup: string; moment: SnapshotMoment; counters: Counters }
   | { type: "vmstat"; moment: SnapshotMoment; oomKill: number | null }
@@ -108,6 +109,7 @@ export function eventsOf<T extends RunEventBody["type"]>(events: readonly RunEve
 }
 
 /** Splits NDJSON text (one record, or several behind each other) into records. Throws OomlabError with `file:line`. */
+  | KubeletEvent
 export function parseRecords(text: string, file: string): RunEvent[][] {
   const records: RunEvent[][] = [];
   const lines = text.split("\n");

@@ -6,6 +6,7 @@ import { findOomKills, type KmsgRecord, type OomKill } from "./kmsg/index.ts";
 import { compares, type Plan, type PlannedProcess } from "./plan.ts";
 import { type Counters, type EventOf, eventsOf, type RunEvent, type WorkerReport } from "./record.ts";
 import { formatBytes } from "./units.ts";
+import { type EvictionSeen, evictedCheck, evictionsOf, firstCheck } from "./verdict/evictions.ts";
 
 export type Status = "passed" | "failed" | "inconclusive" | "skipped" | "errored";
 export type Kind = "memcg" | "global" | "cpuset" | "mempolicy" | "none" | "unknown";
@@ -51,6 +52,8 @@ export interface Observed {
     { exit: { code: number | null; signal: string | null } | null; maxRss: number | null; touched: number | null }
   >;
   cgroups: Record<string, Record<string, unknown>>;
+  /** With a kubelet only. */
+  evictions?: EvictionSeen[];
 }
 
 export interface Verdict {
@@ -79,7 +82,7 @@ const setting =
   /^memory\.(max|high|low|min|swap\.max|swap\.high|zswap\.max|limit_in_bytes|memsw\.limit_in_bytes|soft_limit_in_bytes|swappiness|use_hierarchy|oom_control\.oom_kill_disable)$/;
 
 /** Checks that rest on which kills there were. */
-const aboutKills = /^(oom|limit|trigger|victims|within|other OOM kills|survivors\..*)$/;
+const aboutKills = /^(oom|limit|trigger|victims|within|first|other OOM kills|survivors\..*)$/;
 
 /** Judges a record. Never throws on a record that parseRecords accepted. */
 export function judge(events: readonly RunEvent[]): Verdict {
@@ -212,6 +215,7 @@ class Judge {
     const interrupted = eventsOf(this.#events, "interrupted")[0];
     // A failure may rest on a kill only where the witnesses leave no doubt about the kills.
     const doubted = killChecks.length > 0;
+      ...(this.#plan.kubelet ? { evictions: evictionsOf(this.#events) } : {}),
     const stated = this.#expectations(kills).map((check): Check =>
       doubted && check.status === "failed" && aboutKills.test(check.name)
         ? { ...check, status: "inconclusive" }
@@ -528,6 +532,14 @@ class Judge {
   #expectations(kills: Kill[]): Check[] {
     const { expect } = this.#plan;
     const checks: Check[] = [];
+  /** Kills with the moment at which the first record of their report was read. */
+  #datedKills(kills: Kill[]): { t: number | null; evidence: number[] }[] {
+    return kills.map(({ evidence }) => ({
+      t: this.#kmsg.find(({ line }) => evidence.includes(line))?.t ?? null,
+      evidence,
+    }));
+  }
+
     const lines = kills.flatMap(({ evidence }) => evidence);
     const absence = this.#absence();
     if (expect.oom !== null) checks.push(this.#kindCheck(expect.oom, kills, absence));
@@ -559,7 +571,7 @@ class Judge {
       const exit = this.#exits.get(process);
       const ours = this.#ourSignal(exit);
       const actual = exit === undefined ? null : (exit.signal ?? exit.code);
-      const byUs = ours !== undefined && ours.why !== "step";
+      const byUs = ours !== undefined && ours.why !== "step" && ours.why !== "eviction";
       checks.push({
         name: `exit.${process}`,
         expected: wanted,
@@ -573,6 +585,8 @@ class Judge {
       const found = this.#logLines().filter(({ text }) => new RegExp(pattern).test(text));
       checks.push({
         name: "log",
+    if (expect.evicted) checks.push(evictedCheck(expect.evicted, this.#events));
+    if (expect.first) checks.push(firstCheck(expect.first, this.#events, this.#datedKills(kills)));
         expected: `/${pattern}/`,
         actual: found[0]?.text ?? null,
         status: found.length > 0 ? "passed" : this.#evidence.logComplete ? "failed" : "inconclusive",
@@ -694,7 +708,13 @@ class Judge {
     const evidence = exit ? [started.line, exit.line] : [started.line];
     if (exit?.signal === "SIGKILL" && !this.#ourSignal(exit))
       return { ...check, actual: "a SIGKILL that nobody explains", status: "inconclusive", evidence };
-    const end = exit && !this.#ourSignal(exit) ? `ended with ${describeExit(exit)}` : "alive at the end";
+    const ours = this.#ourSignal(exit);
+    const end =
+      exit && ours?.why === "eviction"
+        ? "evicted by the kubelet"
+        : exit && !ours
+          ? `ended with ${describeExit(exit)}`
+          : "alive at the end";
     return { ...check, actual: `no OOM kill, ${end}`, status: "passed", evidence };
   }
 
@@ -710,6 +730,7 @@ class Judge {
       expect.counters.some((counter) => counter.cgroup === cgroup && counter.key.endsWith("oom_kill"))
     );
   }
+    if (expect.first === "oom") return true;
 
   /** What is known where no kill was told: only counters that stand still prove that none happened. */
   #withoutKill(): Kind {

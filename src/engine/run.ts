@@ -29,6 +29,7 @@ import {
 import type { RunEventBody, SnapshotMoment, WorkerReport } from "../record.ts";
 import type { DelegatedScope } from "./delegate.ts";
 import { type KernelLog, oomKillsOfMachine, openKernelLog } from "./evidence.ts";
+import type { RunningKubelet } from "./kubelet.ts";
 import { machineStep } from "./machine-step.ts";
 import { type RunningProcess, signalName, signalNumber, startProcess } from "./process.ts";
 
@@ -101,6 +102,7 @@ class Run {
   #cpusetParent: string | null = null;
   #scope: DelegatedScope | null = null;
   #log: KernelLog | null = null;
+  #kubelet: RunningKubelet | null = null;
   /** Aborted when the run is decided: at its end, at the timeout, when interrupted. */
   readonly #over = new AbortController();
   /** Waits that look again whenever something has happened. */
@@ -142,6 +144,7 @@ class Run {
     await this.#create();
     this.#emit({ type: "phase", phase: "collect" });
     this.#collect();
+    await this.#startKubelet();
     this.#emit({ type: "phase", phase: "start" });
     for (const { plan } of this.#processes.values()) if (plan.start === "auto") this.#start(plan.name);
     this.#sample(10);
@@ -152,6 +155,7 @@ class Run {
     const ended = this.#signal.aborted ? "interrupted" : first;
     // Steps and waits that are still under way end here: nothing is started, written or killed from now on.
     this.#end();
+    this.#kubelet?.stop();
     if (ended === "timeout") this.#emit({ type: "timeout", ms: this.#plan.timeoutMs });
     if (ended === "interrupted")
       this.#emit({ type: "interrupted", reason: String(this.#signal.reason ?? "interrupted") });
@@ -367,7 +371,32 @@ class Run {
 
   // start ----------------------------------------------------------------------------------------------------------
 
+  /** The kubelet of a plan with Pods, its first pass behind it. */
+  async #startKubelet(): Promise<void> {
+    const { kubelet } = this.#plan;
+    if (!kubelet) return;
+    const { startKubelet } = await import("./kubelet.ts");
+    const running = (name: string): RunningProcess | null => {
+      const state = this.#state(name);
+      return state.ended ? null : state.running;
+    };
+    this.#kubelet = startKubelet(kubelet, {
+      addon: this.#addon,
+      version: this.#driver.version,
+      root: hierarchyOf(this.#caps, this.#plan.cgroupVersion)?.mount ?? "",
+      directory: (cgroup) => join(this.#parent ?? "", this.#plan.top.name, cgroup),
+      emit: (event) => this.#emit(event),
+      pidOf: (name) => running(name)?.pid ?? null,
+      nameOf: (pid) => this.#nameOf(pid),
+      hasEnded: (name) => this.#state(name).ended,
+      signal: (pid, number) => this.#signalPid(pid, number),
+      until: (holds, timeoutMs) => this.#until(holds, timeoutMs),
+      seed: this.#plan.name,
+    });
+  }
+
   #start(name: string): void {
+    if (this.#kubelet?.hasEvicted(name)) return;
     const state = this.#state(name);
     const { plan } = state;
     const cgroup = plan.cgroup ?? (this.#driver.version === 2 ? unlimited : "");
@@ -435,7 +464,9 @@ class Run {
   }
 
   async #whenDone(): Promise<undefined> {
-    await this.#until(() => [...this.#processes.values()].every((state) => this.#idle(state)));
+    await this.#until(
+      () => [...this.#processes.values()].every((state) => this.#idle(state)) && (this.#kubelet?.isQuiet() ?? true),
+    );
     return undefined;
   }
 
@@ -675,6 +706,7 @@ class Run {
     this.#signal.removeEventListener("abort", this.#onAbort);
     try {
       if (this.#sampler) clearTimeout(this.#sampler);
+      this.#kubelet?.stop();
       await this.#endProcesses("cleanup");
       for (const watch of this.#watches) watch.close();
       const deadline = performance.now() + removeMs;

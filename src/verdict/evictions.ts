@@ -1,0 +1,126 @@
+/** What the kubelet did in a run, told from its own lines of the record. Pure. */
+import type { EventOf, RunEvent } from "../record.ts";
+import { eventsOf } from "../record.ts";
+
+/** One Pod that the kubelet evicted. Sizes in bytes; null: it was evicted for a volume, not for the node's memory. */
+export interface EvictionSeen {
+  pod: string;
+  /** status.message. */
+  message: string;
+  /** Milliseconds from the start of the first process to the kubelet's decision. */
+  atMs: number;
+  available: number | null;
+  threshold: number | null;
+  /** Its place in the order of eviction, from 1, spared Pods counted in. */
+  rank: number | null;
+  evidence: number[];
+}
+
+/** An end that the kernel's OOM killer made, as far as this module needs it. */
+export interface KillSeen {
+  /** Microseconds since the record began, of its first line in the log. */
+  t: number | null;
+  evidence: number[];
+}
+
+type KubeletEvent = EventOf<"kubelet">;
+
+const isEvict = (event: KubeletEvent): event is Extract<KubeletEvent, { did: "evict" }> => event.did === "evict";
+
+/** Every eviction, in the order of the kubelet's decisions. */
+export function evictionsOf(events: readonly RunEvent[]): EvictionSeen[] {
+  const start = eventsOf(events, "process-start")[0];
+  return eventsOf(events, "kubelet")
+    .filter(isEvict)
+    .map(({ eviction, t, line }) => ({
+      pod: eviction.pod,
+      message: eviction.message,
+      atMs: Math.max(0, Math.round((t - (start?.t ?? 0)) / 1000)),
+      available: eviction.available,
+      threshold: eviction.threshold,
+      rank: eviction.rank,
+      evidence: [line],
+    }));
+}
+
+/** A check of the verdict, without the status `inconclusive` decided elsewhere. */
+export interface EvictionCheck {
+  name: string;
+  expected: unknown;
+  actual: unknown;
+  status: "passed" | "failed" | "inconclusive";
+  evidence: number[];
+  note?: string;
+}
+
+/** The kubelet's record is whole when it started and the run came to its end: then what it does not tell did not happen. */
+function kubeletLines(events: readonly RunEvent[]): { whole: boolean; lines: number[] } {
+  const told = eventsOf(events, "kubelet");
+  const passes = told.filter(({ did }) => did === "pass" || did === "start").map(({ line }) => line);
+  return { whole: passes.length > 0 && eventsOf(events, "end").length > 0, lines: passes };
+}
+
+/** `evicted`: exactly these Pods, in whatever order. */
+export function evictedCheck(expected: readonly string[], events: readonly RunEvent[]): EvictionCheck {
+  const evictions = evictionsOf(events);
+  const actual = [...new Set(evictions.map(({ pod }) => pod))];
+  const right = actual.length === expected.length && expected.every((pod) => actual.includes(pod));
+  const extra = actual.some((pod) => !expected.includes(pod));
+  const { whole, lines } = kubeletLines(events);
+  return {
+    name: "evicted",
+    expected: [...expected],
+    actual,
+    status: right && (whole || actual.length > 0) ? "passed" : extra || whole ? "failed" : "inconclusive",
+    evidence: evictions.length > 0 ? evictions.flatMap(({ evidence }) => evidence) : lines,
+    ...(whole ? {} : { note: "the kubelet's record is not whole" }),
+  };
+}
+
+/**
+ * `first`: what ended the first process. An eviction counts from the moment its first process ended by it, so that a
+ * Pod which the kernel kills within its grace was ended by the kernel.
+ */
+export function firstCheck(
+  expected: "oom" | "eviction",
+  events: readonly RunEvent[],
+  kills: readonly KillSeen[],
+): EvictionCheck {
+  const killsInTime = kills.filter((kill): kill is KillSeen & { t: number } => kill.t !== null);
+  const oom = killsInTime.toSorted((a, b) => a.t - b.t)[0];
+  const eviction = firstEviction(events, killsInTime);
+  const actual =
+    oom === undefined && eviction === null
+      ? null
+      : eviction === null || (oom !== undefined && oom.t <= eviction.t)
+        ? "oom"
+        : "eviction";
+  const { whole, lines } = kubeletLines(events);
+  const undated = kills.length > killsInTime.length;
+  const evidence = [...(oom?.evidence ?? []), ...(eviction?.evidence ?? [])];
+  return {
+    name: "first",
+    expected,
+    actual,
+    status: undated || (actual === null && !whole) ? "inconclusive" : actual === expected ? "passed" : "failed",
+    evidence: evidence.length > 0 ? evidence : lines,
+    ...(actual === null ? { note: "no process was killed or evicted" } : {}),
+  };
+}
+
+/** When the first process ended by a signal that the kubelet sent to evict its Pod. */
+function firstEviction(
+  events: readonly RunEvent[],
+  kills: readonly KillSeen[],
+): { t: number; evidence: number[] } | null {
+  const killed = new Set(kills.flatMap(({ evidence }) => evidence));
+  const exits = eventsOf(events, "process-exit");
+  const ends = eventsOf(events, "kill").flatMap((sent) => {
+    if (sent.why !== "eviction") return [];
+    const exit = exits.find(({ pid, line }) => pid === sent.pid && line > sent.line);
+    if (!exit) return [{ t: sent.t, evidence: [sent.line] }];
+    // Killed by the kernel within its grace: that was its end.
+    return killed.has(exit.line) ? [] : [{ t: exit.t, evidence: [sent.line, exit.line] }];
+  });
+  return ends.toSorted((a, b) => a.t - b.t)[0] ?? null;
+}

@@ -1,0 +1,278 @@
+import { describe, expect, test } from "vitest";
+import type { Eviction } from "../../src/kubernetes/eviction.ts";
+import type { Expectations } from "../../src/scenario/index.ts";
+import type { Plan, PlannedProcess } from "../../src/plan.ts";
+import type { RunEvent, RunEventBody } from "../../src/record.ts";
+import { judge, type Verdict } from "../../src/verdict.ts";
+
+const Mi = 1048576;
+const top = "oomlab-k1";
+
+const process = (name: string, cgroup: string): PlannedProcess => ({
+  name,
+  cgroup,
+  program: "stress",
+  argv: [],
+  env: {},
+  cwd: null,
+  oomScoreAdj: 1000,
+  user: null,
+  cpus: null,
+  mempolicy: null,
+  rlimits: [],
+  start: "auto",
+  bytes: 400 * Mi,
+  workers: 1,
+  forks: false,
+  waits: true,
+});
+
+const nothing: Expectations = {
+  oom: null,
+  limit: null,
+  victims: null,
+  survivors: null,
+  exit: [],
+  counters: [],
+  log: [],
+  trigger: null,
+  panic: null,
+  withinMs: null,
+  where: {},
+};
+
+const plan = (expectations: Partial<Expectations>): Plan => ({
+  name: "a race",
+  file: "race.yaml",
+  machine: "vm",
+  cgroupVersion: 2,
+  skip: null,
+  top: { name: top, path: `/${top}`, writes: [] },
+  cgroups: ["web", "db"].map((name) => ({ name, path: `/${top}/${name}`, writes: [] })),
+  processes: [process("web/app", "web"), process("db/app", "db")],
+  steps: [],
+  expect: { ...nothing, ...expectations },
+  timeoutMs: 60_000,
+  demand: null,
+  vm: null,
+  kubelet: {
+    config: {
+      minor: 36,
+      thresholds: [],
+      maxPodGracePeriodSeconds: 0,
+      pressureTransitionPeriodMs: 300_000,
+      memcgNotification: false,
+    },
+    kubepods: "kubepods",
+    pods: [],
+  },
+});
+
+/** Bodies at seconds since the record began. */
+const record = (expectations: Partial<Expectations>, ...body: [number, RunEventBody][]): RunEvent[] =>
+  [
+    [
+      0,
+      {
+        type: "run",
+        schemaVersion: 1,
+        oomlab: "0",
+        record: "k1",
+        startedAt: "",
+        plan: plan(expectations),
+        capabilities: null,
+      },
+    ] as [number, RunEventBody],
+    ...body,
+  ].map(([seconds, event], index) => ({ line: index + 1, t: Math.round(seconds * 1e6), ...event }));
+
+const before: [number, RunEventBody][] = [
+  [0.5, { type: "vmstat", moment: "before", oomKill: 0 }],
+  ...["web", "db"].map((cgroup): [number, RunEventBody] => [
+    0.5,
+    { type: "counters", cgroup, moment: "before", counters: { "memory.events.local.oom_kill": 0 } },
+  ]),
+  [0.6, { type: "kubelet", did: "start", minor: 36, capacity: 512 * Mi, kubepodsLimit: null, thresholds: [] }],
+  [0.7, { type: "kubelet", did: "pass", by: "poll", signals: [], met: [], due: [], log: null, ms: 1 }],
+  [1, { type: "process-start", process: "web/app", pid: 100, cgroup: "web" }],
+  [1, { type: "process-start", process: "db/app", pid: 200, cgroup: "db" }],
+  [3, { type: "worker", process: "web/app", report: { type: "touched", pid: 100, touched: 400 * Mi, rss: 1, hwm: 1 } }],
+  [3, { type: "worker", process: "db/app", report: { type: "touched", pid: 200, touched: 400 * Mi, rss: 1, hwm: 1 } }],
+];
+
+const eviction = (pod: string, rank = 1): Eviction => ({
+  pod,
+  rank,
+  message: `The node was low on resource: memory. `,
+  annotations: {},
+  signal: "memory.available",
+  available: 50 * Mi,
+  threshold: 100 * Mi,
+  graceSeconds: 1,
+  killTimeoutMs: 10_000,
+  condition: null,
+});
+const decides = (at: number, pod: string): [number, RunEventBody] => [
+  at,
+  {
+    type: "kubelet",
+    did: "evict",
+    eviction: eviction(pod),
+    event: { type: "Warning", reason: "Evicted", message: "The node was low on resource: memory. " },
+  },
+];
+const signals = (at: number, pod: string, pid: number, signal = "SIGKILL"): [number, RunEventBody] => [
+  at,
+  { type: "kill", process: `${pod}/app`, cgroup: pod, pid, signal, why: "eviction" },
+];
+const ends = (at: number, pod: string, pid: number, signal: string | null = "SIGKILL"): [number, RunEventBody] => [
+  at,
+  {
+    type: "process-exit",
+    process: `${pod}/app`,
+    pid,
+    code: signal === null ? 0 : null,
+    signal,
+    coreDumped: false,
+    userUs: 0,
+    systemUs: 0,
+  },
+];
+
+const oomRecord = (at: number, pod: string, pid: number): [number, RunEventBody][] =>
+  [
+    "stress invoked oom-killer: gfp_mask=0x140dca(GFP_HIGHUSER_MOVABLE|__GFP_COMP|__GFP_ZERO), order=0, oom_score_adj=1000",
+    `oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/,mems_allowed=0,global_oom,task_memcg=/${top}/${pod},task=stress,pid=${pid},uid=0`,
+    `Out of memory: Killed process ${pid} (stress) total-vm:1000kB, anon-rss:900kB, file-rss:0kB, shmem-rss:0kB, UID:0 pgtables:44kB oom_score_adj:1000`,
+  ].map((text, index) => [
+    at,
+    {
+      type: "kmsg",
+      seq: 10 * pid + index,
+      timeUs: at * 1e6,
+      facility: 0,
+      level: 6,
+      caller: null,
+      text,
+    },
+  ]);
+
+const after = (killsOf: Record<string, number> = {}): [number, RunEventBody][] => [
+  ...["web", "db"].map((cgroup): [number, RunEventBody] => [
+    40,
+    { type: "counters", cgroup, moment: "settled", counters: { "memory.events.local.oom_kill": killsOf[cgroup] ?? 0 } },
+  ]),
+  [41, { type: "end", durationMs: 40_000 }],
+];
+
+const check = (verdict: Verdict, name: string): Verdict["checks"][number] | undefined =>
+  verdict.checks.find((one) => one.name === name);
+
+const evicted: [number, RunEventBody][] = [decides(10.7, "web"), signals(11.7, "web", 100), ends(11.8, "web", 100)];
+
+describe("an eviction", () => {
+  test("is told with what the kubelet said, saw and when", () => {
+    const verdict = judge(record({}, ...before, ...evicted, ...after()));
+    expect(verdict.observed?.evictions).toMatchObject([
+      {
+        pod: "web",
+        message: "The node was low on resource: memory. ",
+        atMs: 9700,
+        available: 50 * Mi,
+        threshold: 100 * Mi,
+        rank: 1,
+      },
+    ]);
+  });
+
+  test("is no OOM kill, nor a SIGKILL that nobody explains, though its process ends with 137", () => {
+    const verdict = judge(
+      record(
+        { oom: "none", victims: [], survivors: ["web/app", "db/app"], exit: [{ process: "web/app", exit: "SIGKILL" }] },
+        ...before,
+        ...evicted,
+        ...after(),
+      ),
+    );
+    expect(verdict).toMatchObject({ status: "passed", observed: { oom: "none", kills: [], foreignKills: [] } });
+    expect(check(verdict, "survivors.web/app")?.actual).toBe("no OOM kill, evicted by the kubelet");
+    expect(verdict.notes.join()).not.toContain("SIGKILL");
+  });
+
+  test("satisfies what is expected of it", () => {
+    const verdict = judge(record({ evicted: ["web"], first: "eviction" }, ...before, ...evicted, ...after()));
+    expect(verdict.status).toBe("passed");
+    for (const { evidence, name } of verdict.checks) expect(evidence.length, name).toBeGreaterThan(0);
+  });
+
+  test("of another Pod, of one Pod more, or none fails", () => {
+    const status = (expectedPods: string[], ...body: [number, RunEventBody][]): string =>
+      judge(record({ evicted: expectedPods }, ...before, ...body, ...after())).status;
+    expect(status(["db"], ...evicted)).toBe("failed");
+    expect(status([], ...evicted)).toBe("failed");
+    expect(status(["web", "db"], ...evicted)).toBe("failed");
+    expect(status(["web"])).toBe("failed");
+    expect(status([])).toBe("passed");
+  });
+
+  test("that is not told where the kubelet's record is missing is open", () => {
+    const blind = before.filter(([, { type }]) => type !== "kubelet");
+    expect(judge(record({ evicted: [] }, ...blind, ...after())).status).toBe("inconclusive");
+    expect(judge(record({ first: "eviction" }, ...blind, ...after())).status).toBe("inconclusive");
+  });
+
+  test("is looked for in runs with a kubelet only", () => {
+    const [run, ...rest] = record({}, ...before, ...after());
+    if (run?.type !== "run") throw new Error();
+    const verdict = judge([{ ...run, plan: { ...run.plan, kubelet: null } }, ...rest]);
+    expect(verdict.observed).not.toHaveProperty("evictions");
+  });
+});
+
+describe("what came first", () => {
+  const oomKill = (at: number): [number, RunEventBody][] => [...oomRecord(at, "db", 200), ends(at + 0.01, "db", 200)];
+
+  test("was the kernel, where its kill came before the kubelet's", () => {
+    const body = [...before, ...oomKill(5), ...evicted, ...after({ db: 1 })] as const;
+    expect(check(judge(record({ first: "oom" }, ...body)), "first")).toMatchObject({ actual: "oom", status: "passed" });
+    expect(judge(record({ first: "eviction", oom: "global" }, ...body)).status).toBe("failed");
+  });
+
+  test("was the eviction, where the kernel's kill came after", () => {
+    const body = [...before, ...evicted, ...oomKill(13), ...after({ db: 1 })] as const;
+    expect(check(judge(record({ first: "eviction" }, ...body)), "first")).toMatchObject({
+      actual: "eviction",
+      status: "passed",
+    });
+    expect(check(judge(record({ first: "oom" }, ...body)), "first")?.status).toBe("failed");
+  });
+
+  test("was the kernel, where it killed within the grace of a Pod that was told to go", () => {
+    const verdict = judge(
+      record(
+        { first: "oom", evicted: ["web"], oom: "global", victims: ["web/app"] },
+        ...before,
+        decides(10.7, "web"),
+        signals(10.8, "web", 100, "SIGTERM"),
+        ...oomRecord(11, "web", 100),
+        ends(11.1, "web", 100),
+        ...after({ web: 1 }),
+      ),
+    );
+    expect(verdict.status).toBe("passed");
+  });
+
+  test("was nothing, where all went on", () => {
+    const verdict = judge(record({ first: "oom" }, ...before, ...after()));
+    expect(check(verdict, "first")).toMatchObject({ actual: null, status: "failed" });
+  });
+
+  test("an expected kernel's win accounts for its kills", () => {
+    expect(judge(record({ first: "oom" }, ...before, ...oomKill(5), ...after({ db: 1 }))).status).toBe("passed");
+  });
+
+  test("an expected eviction does not account for a kill beside it", () => {
+    const verdict = judge(record({ first: "eviction" }, ...before, ...evicted, ...oomKill(13), ...after({ db: 1 })));
+    expect(verdict.status).toBe("failed");
+  });
+});
