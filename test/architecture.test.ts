@@ -16,7 +16,7 @@ const allowed: Readonly<Record<string, readonly string[] | "anything">> = {
   scenario: ["kubernetes"],
   plan: ["scenario", "kubernetes"],
   cgroup: ["native"],
-  record: ["plan", "kmsg"],
+  record: ["plan", "kmsg", "kubernetes"],
   verdict: ["record", "plan", "kmsg", "scenario"],
   engine: ["cgroup", "native", "kmsg", "plan", "record", "kubernetes"],
   machine: ["engine", "plan", "record", "native", "cgroup"],
