@@ -119,10 +119,10 @@ export interface Plan {
   demand: number | null;
   /** The guest it runs in; null on the host. */
   vm: VmSpec | null;
-}
-
   /** The kubelet that watches its Pods; absent or null: there are none. */
   kubelet?: PlannedKubelet | null;
+}
+
 export interface PlanOptions {
   /** Makes the run's own cgroup unique: `oomlab-<runId>`. */
   runId: string;

@@ -93,6 +93,7 @@ export type RunEventBody =
     }
   /** The OOM killer came for a cgroup: on v2 memory.events changed, on v1 `count` notifications by its eventfd. */
   | { type: "oom-event"; cgroup: string; file: string; count: number }
+  | KubeletEvent
   | { type: "timeout"; ms: number }
   | { type: "interrupted"; reason: string }
   | { type: "error"; code: string; message: string; hint: string | null }
@@ -109,7 +110,6 @@ export function eventsOf<T extends RunEventBody["type"]>(events: readonly RunEve
 }
 
 /** Splits NDJSON text (one record, or several behind each other) into records. Throws OomlabError with `file:line`. */
-  | KubeletEvent
 export function parseRecords(text: string, file: string): RunEvent[][] {
   const records: RunEvent[][] = [];
   const lines = text.split("\n");

@@ -210,12 +210,12 @@ class Judge {
       foreignKills: foreign,
       processes: this.#processes(kills),
       cgroups: this.#cgroups(),
+      ...(this.#plan.kubelet ? { evictions: evictionsOf(this.#events) } : {}),
     };
     const errors = eventsOf(this.#events, "error");
     const interrupted = eventsOf(this.#events, "interrupted")[0];
     // A failure may rest on a kill only where the witnesses leave no doubt about the kills.
     const doubted = killChecks.length > 0;
-      ...(this.#plan.kubelet ? { evictions: evictionsOf(this.#events) } : {}),
     const stated = this.#expectations(kills).map((check): Check =>
       doubted && check.status === "failed" && aboutKills.test(check.name)
         ? { ...check, status: "inconclusive" }
@@ -527,11 +527,6 @@ class Judge {
     return start && record ? Math.max(0, Math.round((record.t - start.t) / 1000)) : null;
   }
 
-  // expectations ---------------------------------------------------------------------------------------------------
-
-  #expectations(kills: Kill[]): Check[] {
-    const { expect } = this.#plan;
-    const checks: Check[] = [];
   /** Kills with the moment at which the first record of their report was read. */
   #datedKills(kills: Kill[]): { t: number | null; evidence: number[] }[] {
     return kills.map(({ evidence }) => ({
@@ -540,6 +535,11 @@ class Judge {
     }));
   }
 
+  // expectations ---------------------------------------------------------------------------------------------------
+
+  #expectations(kills: Kill[]): Check[] {
+    const { expect } = this.#plan;
+    const checks: Check[] = [];
     const lines = kills.flatMap(({ evidence }) => evidence);
     const absence = this.#absence();
     if (expect.oom !== null) checks.push(this.#kindCheck(expect.oom, kills, absence));
@@ -580,13 +580,13 @@ class Judge {
         evidence: exit === undefined ? [] : [exit.line],
       });
     }
+    if (expect.evicted) checks.push(evictedCheck(expect.evicted, this.#events));
+    if (expect.first) checks.push(firstCheck(expect.first, this.#events, this.#datedKills(kills)));
     for (const { cgroup, key, compare } of expect.counters) checks.push(this.#counterCheck(cgroup, key, compare));
     for (const { pattern } of expect.log) {
       const found = this.#logLines().filter(({ text }) => new RegExp(pattern).test(text));
       checks.push({
         name: "log",
-    if (expect.evicted) checks.push(evictedCheck(expect.evicted, this.#events));
-    if (expect.first) checks.push(firstCheck(expect.first, this.#events, this.#datedKills(kills)));
         expected: `/${pattern}/`,
         actual: found[0]?.text ?? null,
         status: found.length > 0 ? "passed" : this.#evidence.logComplete ? "failed" : "inconclusive",
@@ -723,6 +723,7 @@ class Judge {
     const { expect } = this.#plan;
     if (expect.oom === "none" || expect.victims !== null) return true;
     if (expect.oom !== null) return kill.kind === expect.oom || kill.kind === "unknown";
+    if (expect.first === "oom") return true;
     if (expect.limit !== null || expect.trigger !== null || expect.withinMs !== null) return true;
     const cgroup = this.#cgroupOf(kill);
     return (
@@ -730,7 +731,6 @@ class Judge {
       expect.counters.some((counter) => counter.cgroup === cgroup && counter.key.endsWith("oom_kill"))
     );
   }
-    if (expect.first === "oom") return true;
 
   /** What is known where no kill was told: only counters that stand still prove that none happened. */
   #withoutKill(): Kind {
