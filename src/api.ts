@@ -1,25 +1,20 @@
 /** Wires the stages: scenarios -> plans -> machine -> record -> verdict -> reports. */
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  statSync,
-  unlinkSync,
-  writeSync,
-} from "node:fs";
-import { createRequire } from "node:module";
-import { dirname, join, resolve } from "node:path";
-import { MachineError, UsageError } from "./errors.ts";
+import { closeSync, openSync, unlinkSync, writeSync } from "node:fs";
+import { join } from "node:path";
+import { makeFolder, openReporters } from "./api/outputs.ts";
+import { exitStatus, noteAttempts } from "./api/report.ts";
+import { type Streams, version } from "./api/streams.ts";
+import { MachineError } from "./errors.ts";
 import { printable } from "./kmsg/index.ts";
 import { hostMachine, type Machine, vmMachine, type VmMachine } from "./machine/index.ts";
 import { type Capabilities, type CgroupVersion, type MachineName, type Plan, planScenario } from "./plan.ts";
-import { parseRecords, recordSchemaVersion, type RunEvent, type RunEventBody } from "./record.ts";
-import { announce, type Output, type Reporter, reporters, summarize, type Summary } from "./report/index.ts";
+import { recordSchemaVersion, type RunEvent, type RunEventBody, type Selection } from "./record.ts";
+import { announce, type Reporter, summarize } from "./report/index.ts";
 import { loadScenarios, type Scenario } from "./scenario/index.ts";
-import { judge, skippedVerdict, type Verdict } from "./verdict.ts";
+import { judge, type Verdict } from "./verdict.ts";
+
+export { report, type ReportOptions } from "./api/report.ts";
+export { type Streams, version } from "./api/streams.ts";
 
 export interface RunOptions {
   paths: string[];
@@ -48,50 +43,38 @@ export interface RunOptions {
   verbose: boolean;
 }
 
-export interface Streams {
-  stdout: Output;
-  /** Diagnostics. */
-  stderr: { write(text: string): void };
-  stdin?: () => Promise<string>;
-  signal: AbortSignal;
-}
-
-/** oomlab's version, from package.json. */
-export function version(): string {
-  return (
-    process.env.OOMLAB_VERSION ?? (createRequire(import.meta.url)("../package.json") as { version: string }).version
-  );
-}
-
 /** Eight letters and digits: unique among the runs of one machine. (node:crypto costs 10 ms of a start.) */
 const newRunId = (): string => Math.random().toString(36).slice(2).padEnd(8, "0").slice(0, 8);
 
 /** Runs scenarios; resolves to the exit status (0 passed, 1 failed, 3 errored, inconclusive or all skipped, 130 interrupted). Throws OomlabError for wrong input. */
 export async function run(options: RunOptions, streams: Streams): Promise<number> {
-  const info = { version: version(), scenarios: 0 };
-  const outputs = openReporters(options.reporters, streams, info);
-  const scenarios = shard(
-    await loadScenarios(options.paths, {
-      ...(options.grep ? { grep: options.grep } : {}),
-      ...(options.tags.length > 0 ? { tags: options.tags } : {}),
-      ...(streams.stdin && options.paths.includes("-") ? { stdin: await streams.stdin() } : {}),
-    }),
-    options.shard,
-  );
+  const info = { version: version(), scenarios: 0, notes: [] };
+  const outputs = await openReporters(options.reporters, streams, info);
+  const selected = await loadScenarios(options.paths, {
+    ...(options.grep ? { grep: options.grep } : {}),
+    ...(options.tags.length > 0 ? { tags: options.tags } : {}),
+    ...(streams.stdin && options.paths.includes("-") ? { stdin: await streams.stdin() } : {}),
+  });
   if (options.list) {
-    for (const { file, line, name } of scenarios) streams.stdout.write(`${file}:${line}  ${name}\n`);
+    for (const { file, line, name } of selected.filter(inShard(options.shard)))
+      streams.stdout.write(`${file}:${line}  ${name}\n`);
     return 0;
   }
   const host = hostMachine();
   const caps = await host.probe();
   const orNone = <T>(choices: T[]): (T | undefined)[] => (choices.length > 0 ? choices : [undefined]);
-  const jobs = scenarios.flatMap((scenario) =>
+  const session = newRunId();
+  const every = selected.flatMap((scenario, place) =>
     orNone(options.kernels).flatMap((kernel) =>
       orNone(options.cgroup).flatMap((cgroup) =>
-        Array.from({ length: options.repeatEach }, () => ({ scenario, cgroup, kernel })),
+        Array.from({ length: options.repeatEach }, (_, at) => ({ scenario, place, cgroup, kernel, repeat: at + 1 })),
       ),
     ),
   );
+  const mine = inShard(options.shard);
+  const jobs = every
+    .map((job, at): Job => ({ ...job, index: at + 1 }))
+    .filter(({ scenario, place }) => mine(scenario, place));
   const plan = ({ scenario, cgroup, kernel }: Job, now: Capabilities): Plan =>
     planScenario(scenario, now, {
       runId: newRunId(),
@@ -107,10 +90,12 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
     reportsLost = true;
     warn(message);
   };
-  const all = [...outputs.map(({ reporter }) => reporter), ...(options.verbose ? [narrator(streams.stderr)] : [])];
+  const all = [...outputs.reporters, ...(options.verbose ? [narrator(streams.stderr)] : [])];
   try {
     if (options.dryRun) {
       const plans = jobs.map((job) => plan(job, caps));
+      if (all.every((reporter) => !("onPlans" in reporter)))
+        all.push(...(await openReporters(["terminal"], streams, info)).reporters);
       announce(all, lose, (reporter) => reporter.onPlans?.(plans));
       return reportsLost ? 3 : 0;
     }
@@ -137,16 +122,23 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
     const runOne = async (index: number): Promise<void> => {
       const job = jobs[index];
       if (!job) return;
+      const earlier: Verdict[] = [];
       for (let attempt = 0; ; attempt++) {
         const now = index === 0 && attempt === 0 ? caps : await host.probe();
         const planned = plan(job, { ...now, memAvailable: now.memAvailable - reserved });
         if (planned.machine === "vm" && planned.skip === null) planned.skip = lacks.get(job) ?? null;
         reserved += planned.demand ?? 0;
         try {
-          const { verdict, lost } = await runPlanned(planned, now, machines, {
+          const { verdict, record, lost } = await runPlanned(planned, now, machines, {
             records,
-            number: index + 1,
-            attempt,
+            selection: {
+              session,
+              index: job.index,
+              of: every.length,
+              shard: options.shard ?? null,
+              repeat: job.repeat,
+              attempt: attempt + 1,
+            },
             all,
             warn: lose,
             signal: streams.signal,
@@ -160,11 +152,12 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
             warn(
               `${verdict.name}: ${verdict.status} (${verdict.reason ?? ""}), tried again (${attempt + 1} of ${options.retries})`,
             );
+            earlier.push(verdict);
             continue;
           }
-          if (attempt > 0 && verdict.status === "passed") verdict.notes.push(`passed at attempt ${attempt + 1}`);
+          noteAttempts(verdict, earlier.length);
           verdicts[index] = verdict;
-          announce(all, lose, (reporter) => reporter.onScenarioEnd?.(verdict));
+          announce(all, lose, (reporter) => reporter.onScenarioEnd?.({ verdict, plan: planned, record, earlier }));
           if (options.bail && verdict.status !== "passed" && verdict.status !== "skipped") state.stopped = true;
           return;
         } finally {
@@ -184,7 +177,7 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
     const status = exitStatus(summary, options.failOnSkipped);
     return (recordsLost || reportsLost) && status === 0 ? 3 : status;
   } finally {
-    for (const output of outputs) output.close();
+    outputs.close();
   }
 }
 
@@ -217,8 +210,7 @@ function narrator(stderr: Streams["stderr"]): Reporter {
 
 interface RunContext {
   records: string | null;
-  number: number;
-  attempt: number;
+  selection: Selection;
   all: readonly Reporter[];
   warn: (message: string) => void;
   signal: AbortSignal;
@@ -226,6 +218,11 @@ interface RunContext {
 
 interface Job {
   scenario: Scenario;
+  /** The scenario's place among all selected, from 0. */
+  place: number;
+  /** From 1, over all shards. */
+  index: number;
+  repeat: number;
   cgroup: RunOptions["cgroup"][number] | undefined;
   kernel: string | undefined;
 }
@@ -247,10 +244,8 @@ async function runPlanned(
   caps: Capabilities,
   { host, vm }: { host: Machine; vm: VmMachine },
   context: RunContext,
-): Promise<{ verdict: Verdict; lost: boolean }> {
+): Promise<{ verdict: Verdict; record: RunEvent[]; lost: boolean }> {
   announce(context.all, context.warn, (reporter) => reporter.onScenarioStart?.(plan));
-  if (plan.skip !== null)
-    return { verdict: skippedVerdict(plan, plan.machine === "vm" ? null : caps.kernel), lost: false };
   const events: RunEvent[] = [];
   const began = process.hrtime.bigint();
   const file = context.records === null ? null : recordFile(context.records, plan, context);
@@ -277,17 +272,25 @@ async function runPlanned(
     plan,
     // A guest tells its own once it is up.
     capabilities: plan.machine === "vm" ? null : caps,
+    selection: context.selection,
   });
   try {
+    // A record of what was skipped is its first event.
+    if (plan.skip !== null) return { verdict: judge(events), record: events, lost };
     if (plan.machine === "vm") await vm.run(plan, emit, context.signal);
     else await host.run(plan, caps, emit, context.signal);
   } finally {
     if (file) closeSync(file.fd);
+    announce(context.all, context.warn, (reporter) => reporter.onAttemptEnd?.(plan));
   }
-  return { verdict: judge(events), lost };
+  return { verdict: judge(events), record: events, lost };
 }
 
-function recordFile(folder: string, plan: Plan, { number, attempt }: RunContext): { path: string; fd: number } {
+function recordFile(
+  folder: string,
+  plan: Plan,
+  { selection: { index, attempt } }: RunContext,
+): { path: string; fd: number } {
   const slug = plan.name
     .toLowerCase()
     .replace(/[^a-z0-9]+/g, "-")
@@ -295,16 +298,9 @@ function recordFile(folder: string, plan: Plan, { number, attempt }: RunContext)
     .slice(0, 60);
   const path = join(
     folder,
-    `${String(number).padStart(3, "0")}-${slug || "scenario"}-v${plan.cgroupVersion}${attempt === 0 ? "" : `-retry${attempt}`}.ndjson`,
+    `${String(index).padStart(3, "0")}-${slug || "scenario"}-v${plan.cgroupVersion}${attempt === 1 ? "" : `-retry${attempt - 1}`}.ndjson`,
   );
   return { path, fd: openSync(path, "w") };
-}
-
-/** A folder and those above it. (mkdirSync's `recursive` never ends where a parent refuses with ENOENT, as /proc does.) */
-function makeFolder(folder: string): void {
-  const missing: string[] = [];
-  for (let path = resolve(folder); !existsSync(path); path = dirname(path)) missing.push(path);
-  for (const path of missing.toReversed()) mkdirSync(path);
 }
 
 /** Makes the folder for the records and proves that it can be written. */
@@ -323,98 +319,8 @@ function openFolder(folder: string): string {
   }
 }
 
-/** Judges recorded runs again and reports them, without a run. */
-export function report(paths: string[], names: string[], streams: Streams): number {
-  if (paths.length === 0)
-    throw new UsageError("name the records to report: oomlab report RECORD...", {
-      hint: "`oomlab run --output DIR` writes them",
-    });
-  const files = paths.flatMap((path) =>
-    statSync(path, { throwIfNoEntry: false })?.isDirectory()
-      ? readdirSync(path)
-          .filter((name) => name.endsWith(".ndjson"))
-          .toSorted()
-          .map((name) => join(path, name))
-      : [path],
-  );
-  const records = files.flatMap((path) => {
-    let text: string;
-    try {
-      text = readFileSync(path, "utf8");
-    } catch (error) {
-      throw new UsageError(`the record ${path} cannot be read: ${(error as Error).message}`);
-    }
-    return parseRecords(text, path);
-  });
-  const outputs = openReporters(names, streams, { version: version(), scenarios: records.length });
-  const all = outputs.map(({ reporter }) => reporter);
-  let reportsLost = false;
-  const warn = (message: string): void => streams.stderr.write(`oomlab: ${message}\n`);
-  const lose = (message: string): void => {
-    reportsLost = true;
-    warn(message);
-  };
-  try {
-    const verdicts = records.map((events) => {
-      const verdict = judge(events);
-      const first = events[0];
-      if (first?.type === "run")
-        for (const event of events) announce(all, lose, (reporter) => reporter.onEvent?.(first.plan, event));
-      announce(all, lose, (reporter) => reporter.onScenarioEnd?.(verdict));
-      return verdict;
-    });
-    const summary = summarize(verdicts);
-    announce(all, lose, (reporter) => reporter.onRunEnd?.(verdicts, summary));
-    const status = exitStatus(summary, false);
-    return reportsLost && status === 0 ? 3 : status;
-  } finally {
-    for (const output of outputs) output.close();
-  }
-}
-
-/** 0 all passed (skips are listed), 1 failed, 3 errored, inconclusive, or nothing that could be run. */
-function exitStatus(summary: Summary, failOnSkipped: boolean): number {
-  if (summary.failed > 0 || (failOnSkipped && summary.skipped > 0)) return 1;
-  if (summary.errored > 0 || summary.inconclusive > 0 || summary.passed === 0) return 3;
-  return 0;
-}
-
-function shard(scenarios: Scenario[], part: { index: number; of: number } | undefined): Scenario[] {
-  return part ? scenarios.filter((_, index) => index % part.of === part.index - 1) : scenarios;
-}
-
-interface OpenReporter {
-  reporter: Reporter;
-  close(): void;
-}
-
-function openReporters(
-  specs: string[],
-  streams: Streams,
-  info: { version: string; scenarios: number },
-): OpenReporter[] {
-  return (specs.length > 0 ? specs : ["terminal"]).map((spec) => {
-    const [name = "", ...rest] = spec.split("=");
-    const make = Object.hasOwn(reporters, name) ? reporters[name] : undefined;
-    if (!make)
-      throw new UsageError(
-        `there is no reporter ${JSON.stringify(name)}: expected one of ${Object.keys(reporters).join(", ")}`,
-      );
-    if (rest.length === 0) return { reporter: make(streams.stdout, info), close: () => undefined };
-    const path = rest.join("=");
-    let fd: number;
-    try {
-      makeFolder(dirname(path));
-      fd = openSync(path, "w");
-    } catch (error) {
-      throw new MachineError("REPORTER_FILE", `the report ${path} cannot be written: ${(error as Error).message}`, {
-        cause: error,
-        hint: "name a file that you may write with --reporter NAME=FILE",
-      });
-    }
-    return {
-      reporter: make({ write: (text) => void writeSync(fd, text), colors: false }, info),
-      close: () => closeSync(fd),
-    };
-  });
-}
+/** Whether a scenario is in a part: the i-th of n takes each n-th. */
+const inShard =
+  (part: { index: number; of: number } | undefined) =>
+  (_: unknown, place: number): boolean =>
+    !part || place % part.of === part.index - 1;

@@ -1,9 +1,13 @@
 /** argv -> api -> exit status. The only file that reads argv, environment and standard streams. */
+import { fstatSync, readFileSync } from "node:fs";
+import { relative, resolve } from "node:path";
 import { isatty } from "node:tty";
-import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import { Argument, Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import type { RunOptions, Streams } from "./api.ts";
 import { report, run, version } from "./api.ts";
+import { createWindow } from "./cli/window.ts";
 import { OomlabError } from "./errors.ts";
+import { reporters } from "./report/index.ts";
 import { parseDuration } from "./units.ts";
 
 /** Runs one command line (without node and script); resolves to its exit status. */
@@ -48,7 +52,7 @@ function commands(streams: Streams, interrupt: AbortController, exit: (status: n
     .showSuggestionAfterError()
     .configureHelp({ showGlobalOptions: false });
   const reporter = (): Option =>
-    new Option("--reporter <name[=file]>", "terminal, json, ndjson, dmesg; repeatable; without =file on stdout")
+    new Option("--reporter <name[=file]>", `${Object.keys(reporters).join(", ")}; repeatable; without =file on stdout`)
       .argParser(collect)
       .default([] as string[], "terminal");
 
@@ -132,7 +136,12 @@ function commands(streams: Streams, interrupt: AbortController, exit: (status: n
     .description("judge and report recorded runs again")
     .argument("[record...]", "files that `oomlab run --output` wrote")
     .addOption(reporter())
-    .action((paths: string[], flags: { reporter: string[] }) => exit(report(paths, flags.reporter, streams)));
+    .option("--merge [dir...]", "join shards and later runs: one result a scenario, the last one")
+    .action(async (paths: string[], flags: { reporter: string[]; merge?: true | string[] }) => {
+      const more = Array.isArray(flags.merge) ? flags.merge : [];
+      const options = { paths: [...paths, ...more], reporters: flags.reporter, merge: flags.merge !== undefined };
+      exit(await report(options, streams));
+    });
 
   program
     .command("validate")
@@ -161,6 +170,15 @@ function commands(streams: Streams, interrupt: AbortController, exit: (status: n
     .description("remove what a killed run left behind")
     .option("--cache", "also what VMs are made of: kernels and images")
     .action(async (flags: { cache?: boolean }) => exit(await (await import("./cli/clean.ts")).clean(flags, streams)));
+
+  program
+    .command("completion")
+    .description("print the completion script of a shell: source <(oomlab completion bash)")
+    .addArgument(new Argument("<shell>").choices(["bash", "zsh", "fish"]))
+    .action(async (shell: string) => {
+      const { completion } = await import("./cli/completion.ts");
+      streams.stdout.write(completion(shell, program, Object.keys(reporters)));
+    });
 
   program
     .command("agent", { hidden: true })
@@ -263,26 +281,50 @@ function shard(value: string): { index: number; of: number } {
 }
 
 function standardStreams(signal: AbortSignal): Streams {
-  const colors =
-    (isatty(1) && process.env["NO_COLOR"] === undefined) ||
-    (process.env["FORCE_COLOR"] !== undefined && process.env["FORCE_COLOR"] !== "0");
+  const { env } = process;
+  const terminal = isatty(1) && env["TERM"] !== "dumb";
+  const forced = env["FORCE_COLOR"];
+  // https://no-color.org: set, and not empty.
+  const colors = forced === undefined || forced === "" ? terminal && !env["NO_COLOR"] : forced !== "0";
+  const live = terminal && !env["CI"];
+  const window = createWindow((text) => write(process.stdout, text));
   return {
     stdout: {
-      write: (text) => write(process.stdout, text),
+      write: (text) => window.above(() => write(process.stdout, text)),
       colors,
       get broken() {
         return gone;
       },
+      ...(terminal
+        ? {
+            get size() {
+              const { columns, rows } = process.stdout;
+              return { columns: columns || 80, rows: rows || 24 };
+            },
+          }
+        : {}),
+      ...(live ? { live: (lines: readonly string[]) => window.draw(lines) } : {}),
     },
-    stderr: { write: (text) => write(process.stderr, text) },
+    stderr: { write: (text) => window.above(() => write(process.stderr, text)) },
     stdin: async () => {
       let text = "";
       process.stdin.setEncoding("utf8");
       for await (const chunk of process.stdin) text += chunk as string;
       return text;
     },
+    github: {
+      ...(env["GITHUB_STEP_SUMMARY"] ? { summary: env["GITHUB_STEP_SUMMARY"] } : {}),
+      fileName: (file) => inRepository(file, env["GITHUB_WORKSPACE"]),
+    },
     signal,
   };
+}
+
+/** A file as GitHub names it: from the root of the checkout, where it lies below it. */
+function inRepository(file: string, root: string | undefined): string {
+  if (!root || file === "-") return file;
+  const path = relative(root, resolve(file));
+  return path === "" || path.startsWith("..") ? file : path;
 }
 
 /** Ctrl-C and the like end the run in order: everything is removed, what was seen is reported. Returns how to stop listening. */
@@ -309,11 +351,29 @@ function write(stream: NodeJS.WriteStream, text: string): void {
   if (!opened.has(stream)) {
     opened.add(stream);
     stream.on("error", failed);
+    if (stream === process.stdout && wasClosed(1))
+      write(process.stderr, "oomlab: standard output is closed, or /dev/null: what would stand there is lost\n");
   }
   if (gone) return;
   try {
     stream.write(text);
   } catch (error) {
     failed(error as NodeJS.ErrnoException);
+  }
+}
+
+/**
+ * Whether a standard stream was closed when the program began: Node opens /dev/null for reading and writing in its
+ * place, which `>/dev/null` (for writing alone) is not. Others that open it so, as Node does for a child's ignored
+ * stream, cannot be told apart: so it is said, and changes no status.
+ */
+function wasClosed(fd: number): boolean {
+  try {
+    const { rdev } = fstatSync(fd);
+    if (rdev !== 0x103) return false;
+    const [, flags] = /^flags:\s+([0-7]+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, "latin1")) ?? [];
+    return flags !== undefined && (Number.parseInt(flags, 8) & 3) === 2;
+  } catch {
+    return false;
   }
 }

@@ -104,6 +104,8 @@ export type PlannedStep =
 export interface Plan {
   name: string;
   file: string;
+  /** Where the scenario begins in its file, from 1; records of old do not say. */
+  line?: number;
   machine: MachineName;
   cgroupVersion: CgroupVersion;
   /** Why it is not run, or null. */
@@ -605,6 +607,7 @@ function layOut(
   return {
     name: scenario.name,
     file: scenario.file,
+    line: scenario.line,
     cgroupVersion: version,
     skip,
     top: { name: topName, path: topPath, writes: topWrites },

@@ -26,6 +26,20 @@ export type Counters = Record<string, number | "max">;
 /** When a snapshot was taken: `before` any process, a periodic `sample`, all `touched` and held, a `step`, when the run had `settled`, at the `end` before removal. */
 export type SnapshotMoment = "before" | "sample" | "touched" | "step" | "settled" | "end";
 
+/** Where a run stands among all that its command asked for. */
+export interface Selection {
+  /** Unique to the command's run. */
+  session: string;
+  /** From 1, over all shards. */
+  index: number;
+  of: number;
+  shard: { index: number; of: number } | null;
+  /** From 1; more than 1 with --repeat-each. */
+  repeat: number;
+  /** From 1; more than 1 with --retries. */
+  attempt: number;
+}
+
 export type RunEventBody =
   | {
       type: "run";
@@ -35,6 +49,8 @@ export type RunEventBody =
       startedAt: string;
       plan: Plan;
       capabilities: Capabilities | null;
+      /** Absent in records that were made without it. */
+      selection?: Selection;
     }
   /** A machine of its own has come up: what the engine in it found. */
   | { type: "machine"; machine: MachineName; bootMs: number; capabilities: Capabilities }

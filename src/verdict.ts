@@ -88,6 +88,8 @@ const aboutKills = /^(oom|limit|trigger|victims|within|first|other OOM kills|sur
 export function judge(events: readonly RunEvent[]): Verdict {
   const run = eventsOf(events, "run")[0];
   if (!run) throw new TypeError("a record begins with an event of type run");
+  if (run.plan.skip !== null)
+    return skippedVerdict(run.plan, run.plan.machine === "host" ? (run.capabilities?.kernel ?? null) : null);
   return new Judge(run, events).verdict();
 }
 
@@ -141,6 +143,8 @@ class Judge {
   readonly #killed = new Set<string>();
   /** Lines of the record that hold reports of kills that are not ours. */
   readonly #foreignLines = new Set<number>();
+  /** The record reaches to the run's end: what is not in it did not happen. */
+  readonly #whole: boolean;
 
   constructor(run: EventOf<"run">, events: readonly RunEvent[]) {
     this.#run = run;
@@ -149,7 +153,8 @@ class Judge {
     this.#kmsg = eventsOf(events, "kmsg");
     for (const event of events) this.#index(event);
     const gaps = eventsOf(events, "kmsg-lost").map(({ line }) => line);
-    this.#evidence = { logComplete: gaps.length === 0, gaps, suppressed: 0 };
+    this.#whole = eventsOf(events, "end").length > 0;
+    this.#evidence = { logComplete: gaps.length === 0 && this.#whole, gaps, suppressed: 0 };
   }
 
   #index(event: RunEvent): void {
@@ -514,7 +519,7 @@ class Judge {
         actual: `oom_kill of ${cgroup || "the run's cgroup"} grew by ${count}, the log tells ${here.length}`,
         status: "inconclusive",
         evidence: [line, ...this.#evidence.gaps],
-        note: this.#evidence.logComplete ? "the log has no gap" : "kernel log records were lost",
+        note: this.#evidence.gaps.length === 0 ? "the log has no gap" : "kernel log records were lost",
       });
     }
     return checks;
@@ -708,6 +713,8 @@ class Judge {
     const evidence = exit ? [started.line, exit.line] : [started.line];
     if (exit?.signal === "SIGKILL" && !this.#ourSignal(exit))
       return { ...check, actual: "a SIGKILL that nobody explains", status: "inconclusive", evidence };
+    if (!exit && !this.#whole)
+      return { ...check, actual: "alive where the record breaks off", status: "inconclusive", evidence };
     const ours = this.#ourSignal(exit);
     const end =
       exit && ours?.why === "eviction"
@@ -734,14 +741,14 @@ class Judge {
 
   /** What is known where no kill was told: only counters that stand still prove that none happened. */
   #withoutKill(): Kind {
-    const counted = this.#counted();
-    return counted === 0 ? "none" : "unknown";
+    return this.#whole && this.#counted() === 0 ? "none" : "unknown";
   }
 
   /** Whether "no OOM kill happened" is proven: the log is whole, or the counters stand still. */
   #absence(): { status: "passed" | "inconclusive"; evidence: number[] } {
     const counted = this.#counted();
     const lines = [...this.#final.values()].map(({ line }) => line);
+    if (!this.#whole) return { status: "inconclusive", evidence: lines };
     if (counted === 0) return { status: "passed", evidence: lines };
     if (counted === null) return { status: "inconclusive", evidence: this.#evidence.gaps };
     return { status: "inconclusive", evidence: [...lines, ...this.#evidence.gaps] };
@@ -783,7 +790,10 @@ class Judge {
         actual: null,
         status: absence.status === "passed" ? "failed" : "inconclusive",
         evidence: absence.evidence,
-        note: "no OOM kill happened",
+        note:
+          absence.status === "passed"
+            ? "no OOM kill happened"
+            : "the log tells no OOM kill, and nothing proves that none happened",
       };
     const evidence = kills.flatMap((kill) => kill.evidence);
     const wrong = kills.find((kill) => get(kill) !== expected && show(kill) !== null && show(kill) !== "unknown");
@@ -837,7 +847,7 @@ class Judge {
       name,
       expected: compare.text,
       actual: Number.isFinite(value) ? value : "max",
-      status: compares(value, compare) ? "passed" : "failed",
+      status: compares(value, compare) ? "passed" : this.#whole ? "failed" : "inconclusive",
       evidence: [line],
     };
   }

@@ -4,8 +4,8 @@ import type { Output, Reporter } from "./index.ts";
 
 export function dmesgReporter(output: Output): Reporter {
   return {
-    onScenarioEnd: ({ kernelLog }) => {
-      for (const line of kernelLog) output.write(`${printable(line)}\n`);
+    onScenarioEnd: ({ verdict }) => {
+      for (const line of verdict.kernelLog) output.write(`${printable(line)}\n`);
     },
   };
 }

@@ -2,10 +2,6 @@
 import type { Plan } from "../plan.ts";
 import type { RunEvent } from "../record.ts";
 import type { Status, Verdict } from "../verdict.ts";
-import { dmesgReporter } from "./dmesg.ts";
-import { jsonReporter } from "./json.ts";
-import { ndjsonReporter } from "./ndjson.ts";
-import { terminalReporter } from "./terminal.ts";
 
 export interface Output {
   write(text: string): void;
@@ -13,7 +9,13 @@ export interface Output {
   readonly broken?: boolean;
   /** A terminal that takes colours. */
   readonly colors: boolean;
+  /** Of the terminal, in characters; absent: it is none. */
+  readonly size?: { columns: number; rows: number };
+  /** A region at the terminal's end that is drawn again and again; `[]` takes it away. Absent: lines stay as written. */
+  readonly live?: (lines: readonly string[]) => void;
 }
+
+export type { Check, Kill, Status, Verdict } from "../verdict.ts";
 
 export type Summary = Record<Status, number>;
 
@@ -21,24 +23,50 @@ export interface RunInfo {
   /** oomlab's version. */
   version: string;
   scenarios: number;
+  /** What a reader must know of the whole, such as records that are missing. */
+  notes: string[];
 }
 
-/** Five optional hooks, data only, as Vitest's reporters have them. */
+/** What some reporters need of the place they report to. */
+export interface Surroundings {
+  /** The Markdown summary of a GitHub job; null: there is none. */
+  summary: Output | null;
+  /** A scenario's file as that place names it. */
+  fileName(file: string): string;
+}
+
+/** One scenario that has ended: its last attempt, and the verdicts of those before it. */
+export interface ScenarioResult {
+  verdict: Verdict;
+  plan: Plan;
+  record: readonly RunEvent[];
+  earlier: readonly Verdict[];
+}
+
+/** Optional hooks, data only, as Vitest's reporters have them. */
 export interface Reporter {
   onRunStart?(info: RunInfo): void;
   onScenarioStart?(plan: Plan): void;
   onEvent?(plan: Plan, event: RunEvent): void;
-  onScenarioEnd?(verdict: Verdict): void;
+  /** One attempt at it is over; another may follow. */
+  onAttemptEnd?(plan: Plan): void;
+  onScenarioEnd?(result: ScenarioResult): void;
   onRunEnd?(verdicts: readonly Verdict[], summary: Summary): void;
-  /** Prints plans instead of running them; a reporter without it falls back to the terminal's. */
+  /** Prints plans instead of running them; where no reporter has it, the terminal's does. */
   onPlans?(plans: readonly Plan[]): void;
 }
 
-export const reporters: Record<string, (output: Output, info: RunInfo) => Reporter> = {
-  terminal: terminalReporter,
-  json: jsonReporter,
-  ndjson: ndjsonReporter,
-  dmesg: dmesgReporter,
+export type MakeReporter = (output: Output, info: RunInfo, around: Surroundings) => Reporter;
+
+/** By the command line's names; each is loaded when it is named. */
+export const reporters: Record<string, () => Promise<MakeReporter>> = {
+  terminal: async () => (await import("./terminal.ts")).terminalReporter,
+  json: async () => (await import("./json.ts")).jsonReporter,
+  ndjson: async () => (await import("./ndjson.ts")).ndjsonReporter,
+  junit: async () => (await import("./junit.ts")).junitReporter,
+  github: async () => (await import("./github.ts")).githubReporter,
+  html: async () => (await import("./html.ts")).htmlReporter,
+  dmesg: async () => (await import("./dmesg.ts")).dmesgReporter,
 };
 
 export function summarize(verdicts: readonly Verdict[]): Summary {

@@ -1,36 +1,74 @@
-/** For people: what was expected, what came, the kernel's own lines, the verdict. */
-import { styleText } from "node:util";
+/** For people at a terminal: what was expected, what came, the kernel's own lines, the verdict; at the end what did not pass, and why. */
+import { stripVTControlCharacters, styleText } from "node:util";
 import { printable } from "../kmsg/index.ts";
 import type { Plan } from "../plan.ts";
-import { formatBytes } from "../units.ts";
-import type { Check, Kill, Status, Verdict } from "../verdict.ts";
-import type { Output, Reporter, Summary } from "./index.ts";
+import { evidenceWords } from "./evidence.ts";
+import type { Check, Output, Reporter, RunInfo, ScenarioResult, Status, Summary, Verdict } from "./index.ts";
+import { liveView } from "./live.ts";
+import { checkWords, killWords, marks, ranges, severity, telling, telltaleChecks, whereWords } from "./words.ts";
 
 type Style = Parameters<typeof styleText>[0];
 
-const looks: Record<Status, { mark: string; style: Style }> = {
-  passed: { mark: "✓", style: "green" },
-  failed: { mark: "✗", style: "red" },
-  inconclusive: { mark: "?", style: "yellow" },
-  skipped: { mark: "-", style: "gray" },
-  errored: { mark: "!", style: "red" },
+const styles: Record<Status, Style> = {
+  passed: "green",
+  failed: "red",
+  inconclusive: "yellow",
+  skipped: "gray",
+  errored: "red",
 };
 
-/** Lines of an OOM report that name who was killed, why and by whom. */
-const telling =
-  /invoked oom-killer|oom-kill:constraint|Killed process \d+|Kill process \d+|no killable processes|oom_reaper: reaped|are going to be killed due to memory\.oom\.group|callbacks suppressed/;
+/** Where nobody says how large a screen is: lines are not wrapped there. */
+const usualSize = { rows: 40, columns: Number.POSITIVE_INFINITY };
+const drawEveryMs = 100;
 
-export function terminalReporter(output: Output): Reporter {
-  const paint = (style: Style, text: string): string =>
-    output.colors ? styleText(style, text, { validateStream: false }) : text;
-  const line = (text = ""): void => output.write(`${text}\n`);
+export function terminalReporter(output: Output, info: RunInfo): Reporter {
+  const paint: Paint = (style, text) => (output.colors ? styleText(style, text, { validateStream: false }) : text);
+  const line: Line = (text = "") => output.write(`${text}\n`);
+  const view = liveView(() => performance.now());
+  const unmet: Unmet[] = [];
+  let ended = 0;
+  let timer: NodeJS.Timeout | undefined;
+  const draw = (): void => {
+    const columns = output.size?.columns ?? 80;
+    const lines = view.lines(columns).slice(0, Math.max(1, (output.size?.rows ?? 24) - 3));
+    output.live?.(
+      lines.length === 0 || info.scenarios < 2
+        ? lines
+        : [...lines, `${ended} of ${info.scenarios} scenarios have ended`],
+    );
+  };
+  const live: Reporter =
+    output.live === undefined
+      ? {}
+      : {
+          onScenarioStart(plan) {
+            if (plan.skip !== null) return;
+            view.start(plan);
+            timer ??= setInterval(draw, drawEveryMs).unref();
+          },
+          onEvent: (plan, event) => view.event(plan, event),
+          onAttemptEnd(plan) {
+            view.end(plan);
+            draw();
+          },
+        };
   return {
-    onScenarioEnd: (verdict) => scenario(verdict, line, paint),
-    onRunEnd: (verdicts, summary) => {
+    ...live,
+    onScenarioEnd(result) {
+      ended++;
+      scenario(result, line, paint);
+      const { status } = result.verdict;
+      if (status !== "passed" && status !== "skipped") unmet.push(unmetOf(result));
+    },
+    onRunEnd(verdicts, summary) {
+      clearInterval(timer);
+      output.live?.([]);
+      if (verdicts.length > 1) for (const text of account(unmet, output.size ?? usualSize, paint)) line(text);
+      for (const note of info.notes) line(paint("yellow", `note: ${printable(note)}`));
       line(summaryLine(summary, paint));
       if (verdicts.length === 0) line("no scenario was run");
     },
-    onPlans: (plans) => {
+    onPlans(plans) {
       for (const plan of plans) planText(plan, line, paint);
     },
   };
@@ -39,83 +77,108 @@ export function terminalReporter(output: Output): Reporter {
 type Paint = (style: Style, text: string) => string;
 type Line = (text?: string) => void;
 
-function scenario(verdict: Verdict, line: Line, paint: Paint): void {
+function scenario({ verdict, plan }: ScenarioResult, line: Line, paint: Paint): void {
   const { status, name, reason } = verdict;
-  const { mark, style } = looks[status];
-  const where = [
-    verdict.machine,
-    `cgroup v${verdict.cgroupVersion}`,
-    verdict.kernel === null ? null : `kernel ${verdict.kernel}`,
-  ]
-    .filter((part) => part !== null)
-    .join(", ");
+  const style = styles[status];
   if (status === "skipped") {
-    line(`${paint(style, `${mark} ${printable(name)}`)}  skipped: ${printable(reason ?? "")}`);
+    line(`${paint(style, `${marks[status]} ${printable(name)}`)}  skipped: ${printable(reason ?? "")}`);
     line();
     return;
   }
-  line(`${paint("bold", printable(name))}  ${paint("gray", `${printable(verdict.file)} (${where})`)}`);
-  for (const check of verdict.checks) line(`  ${checkText(check, paint)}`);
+  line(`${paint("bold", printable(name))}  ${paint("gray", `${placeOf(verdict, plan)} (${whereWords(verdict)})`)}`);
+  const first = telltaleChecks(verdict);
+  for (const check of [...first, ...verdict.checks.filter((check) => !first.includes(check))])
+    line(`  ${checkLine(check, paint)}`);
   for (const note of verdict.notes) line(`  ${paint("gray", `note: ${printable(note)}`)}`);
   const told = verdict.kernelLog.filter((text) => telling.test(text));
   if (told.length > 0) line();
   for (const text of told) line(`  ${paint("cyan", printable(text))}`);
   if (told.length > 0) line();
-  for (const kill of verdict.observed?.kills ?? []) line(`  ${killText(kill)}`);
+  for (const kill of verdict.observed?.kills ?? []) line(`  ${killWords(kill)}`);
   const foreign = verdict.observed?.foreignKills.length ?? 0;
   if (foreign > 0) line(`  ${foreign} OOM kill(s) on this machine in the meantime were not ours`);
   const took = verdict.durationMs === null ? "" : ` in ${verdict.durationMs} ms`;
-  line(paint(style, `${mark} ${status}${took}${reason === null ? "" : `: ${printable(reason)}`}`));
+  line(paint(style, `${marks[status]} ${status}${took}${reason === null ? "" : `: ${printable(reason)}`}`));
   line();
 }
 
-const value = (of: unknown): string => {
-  if (of === null) return "nothing";
-  if (Array.isArray(of)) return of.length === 0 ? "none" : of.map(value).join(", ");
-  return printable(typeof of === "string" ? of : JSON.stringify(of));
-};
+/** A passed scenario is named by its file; another one so that an editor finds its line. */
+const placeOf = ({ file, status }: Verdict, { line }: Plan): string =>
+  `${printable(file)}${status === "passed" || line === undefined || file === "-" ? "" : `:${line}`}`;
 
-function checkText({ name, expected, actual, status, evidence, note }: Check, paint: Paint): string {
-  const { mark, style } = looks[status];
-  const lines = evidence.length === 0 ? "" : paint("gray", `  [record ${ranges(evidence)}]`);
-  const got = value(expected) === value(actual) ? value(actual) : `expected ${value(expected)}, got ${value(actual)}`;
-  return `${paint(style, mark)} ${printable(name)}: ${got}${note === undefined ? "" : ` (${printable(note)})`}${lines}`;
+function checkLine(check: Check, paint: Paint): string {
+  const lines = check.evidence.length === 0 ? "" : paint("gray", `  [record ${ranges(check.evidence)}]`);
+  return `${paint(styles[check.status], marks[check.status])} ${checkWords(check)}${lines}`;
 }
 
-/** 3, 4, 5, 9 as `3-5, 9`; long lists cut. */
-function ranges(lines: readonly number[]): string {
-  const parts: string[] = [];
-  const sorted = [...new Set(lines)].toSorted((a, b) => a - b);
-  for (let at = 0; at < sorted.length;) {
-    let end = at;
-    while (sorted[end + 1] === (sorted[end] ?? 0) + 1) end++;
-    parts.push(end === at ? String(sorted[at]) : `${sorted[at]}-${sorted[end]}`);
-    at = end + 1;
+/** What the closing account needs of a scenario that did not pass. */
+interface Unmet {
+  verdict: Verdict;
+  place: string;
+  checks: { check: Check; evidence: string[] }[];
+}
+
+function unmetOf({ verdict, plan, record }: ScenarioResult): Unmet {
+  const cgroups = plan.cgroups.map(({ name }) => name);
+  const told = new Set<string>();
+  const checks = telltaleChecks(verdict)
+    .slice(0, 3)
+    .map((check) => {
+      // What stands above is not said again.
+      const evidence = evidenceWords(check, record, cgroups, 2).filter((text) => !told.has(text));
+      for (const text of evidence) told.add(text);
+      return { check, evidence };
+    });
+  return { verdict: { ...verdict, kernelLog: [], observed: null }, place: placeOf(verdict, plan), checks };
+}
+
+/** What did not pass and why, with the evidence, in one screen: the more there is, the less of each. */
+function account(unmet: readonly Unmet[], { rows, columns }: NonNullable<Output["size"]>, paint: Paint): string[] {
+  if (unmet.length === 0) return [];
+  const most = Math.max(4, rows - 4);
+  const height = (lines: readonly string[]): number =>
+    lines.reduce((sum, line) => sum + Math.max(1, Math.ceil(stripVTControlCharacters(line).length / columns)), 0);
+  const sorted = unmet.toSorted((a, b) => severity.indexOf(a.verdict.status) - severity.indexOf(b.verdict.status));
+  const levels: [number, number][] = [
+    [3, 2],
+    [2, 1],
+    [1, 1],
+    [1, 0],
+    [0, 0],
+  ];
+  let each: string[][] = [];
+  for (const [checks, evidence] of levels) {
+    each = sorted.map((one) => unmetLines(one, checks, evidence, paint));
+    if (height(each.flat()) <= most) return [...each.flat(), ""];
   }
-  return parts.length > 6 ? `${parts.slice(0, 6).join(", ")}, ...` : parts.join(", ");
+  const shown: string[][] = [];
+  for (const lines of each) {
+    if (height([...shown.flat(), ...lines]) >= most) break;
+    shown.push(lines);
+  }
+  return [...shown.flat(), `... and ${each.length - shown.length} more that did not pass, told above`, ""];
 }
 
-function killText(kill: Kill): string {
-  const { victim } = kill;
-  const who = `${kill.process === null ? "" : `${printable(kill.process)}: `}pid ${victim.pid} (${printable(victim.comm)})`;
-  const sizes = [
-    victim.anonRss === null ? null : `anon-rss ${formatBytes(victim.anonRss)}`,
-    victim.totalVm === null ? null : `total-vm ${formatBytes(victim.totalVm)}`,
-  ].filter((part) => part !== null);
-  const limit =
-    kill.limit === null
-      ? kill.oomMemcg === null
-        ? ""
-        : `, limit of ${printable(kill.oomMemcg)}`
-      : `, limit of ${printable(kill.limit)}`;
-  const missing = kill.missing.length === 0 ? "" : `; not in the log: ${kill.missing.join(", ")}`;
-  return `${kill.kind} OOM kill of ${who}${limit}${sizes.length === 0 ? "" : `, ${sizes.join(", ")}`}; witnesses: ${kill.witnesses.join(", ")}${missing}`;
+function unmetLines({ verdict, place, checks }: Unmet, most: number, evidence: number, paint: Paint): string[] {
+  const { status, name, reason } = verdict;
+  const title = `${paint(styles[status], `${marks[status]} ${status}`)}  ${paint("bold", printable(name))}  ${paint("gray", `${place} (${whereWords(verdict)})`)}`;
+  if (most === 0) return [title];
+  if (checks.length === 0 || status === "errored") return [title, `    ${printable(reason ?? "")}`];
+  return [
+    title,
+    ...checks
+      .slice(0, most)
+      .flatMap(({ check, evidence: cited }) => [
+        `    ${checkWords(check)}`,
+        ...cited.slice(0, evidence).map((text) => `      ${paint("cyan", text)}`),
+      ]),
+  ];
 }
 
 function summaryLine(summary: Summary, paint: Paint): string {
-  const parts = (Object.keys(looks) as Status[])
+  const parts = severity
     .filter((status) => summary[status] > 0)
-    .map((status) => paint(looks[status].style, `${summary[status]} ${status}`));
+    .map((status) => paint(styles[status], `${summary[status]} ${status}`));
   return parts.length === 0 ? "0 scenarios" : parts.join(", ");
 }
 

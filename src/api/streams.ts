@@ -1,0 +1,20 @@
+/** What a command has of the world around it. */
+import { createRequire } from "node:module";
+import type { Output } from "../report/index.ts";
+
+export interface Streams {
+  stdout: Output;
+  /** Diagnostics. */
+  stderr: { write(text: string): void };
+  stdin?: () => Promise<string>;
+  /** A GitHub job: the file of its summary, and how it names a file of the repository. */
+  github?: { summary?: string; fileName(file: string): string };
+  signal: AbortSignal;
+}
+
+/** oomlab's version, from package.json. */
+export function version(): string {
+  return (
+    process.env.OOMLAB_VERSION ?? (createRequire(import.meta.url)("../../package.json") as { version: string }).version
+  );
+}
