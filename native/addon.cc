@@ -16,6 +16,7 @@
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 #include <uv.h>
 
@@ -550,6 +551,17 @@ Napi::Value SetParentDeathSignal(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+Napi::Value SetClock(const Napi::CallbackInfo& info) {
+  const double ms = ToNumber(info[0], "ms");
+  if (!(ms >= 0 && ms < 9e15)) Reject(info.Env(), "ms", "milliseconds since 1970");
+  const double seconds = std::floor(ms / 1000);
+  const timespec time = {static_cast<time_t>(seconds), static_cast<long>((ms - seconds * 1000) * 1e6)};
+  if (clock_settime(CLOCK_REALTIME, &time) != 0) {
+    throw SystemError(info.Env(), "", "clock_settime", errno);
+  }
+  return info.Env().Undefined();
+}
+
 Napi::Value SetChildSubreaper(const Napi::CallbackInfo& info) {
   if (!info[0].IsBoolean()) Reject(info.Env(), "on", "a boolean");
   if (prctl(PR_SET_CHILD_SUBREAPER, info[0].As<Napi::Boolean>().Value() ? 1 : 0) != 0) {
@@ -737,6 +749,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   method("lock", Lock);
   method("setParentDeathSignal", SetParentDeathSignal);
   method("setChildSubreaper", SetChildSubreaper);
+  method("setClock", SetClock);
   method("reapOrphans", ReapOrphans);
   method("capabilities", Capabilities);
 

@@ -102,7 +102,11 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
     const records = options.output === undefined ? null : openFolder(options.output);
     info.scenarios = jobs.length;
     announce(all, lose, (reporter) => reporter.onRunStart?.(info));
-    const vm = vmMachine(warn);
+    const vm = vmMachine({
+      say: warn,
+      detail: options.verbose ? warn : () => undefined,
+      snapshots: process.env["OOMLAB_SNAPSHOTS"] !== "off",
+    });
     const machines = { host, vm };
     const verdicts: (Verdict | undefined)[] = jobs.map(() => undefined);
     // Before anything runs: package managers are children that a host's run might take for orphans of its own.

@@ -111,6 +111,8 @@ export interface Addon {
   lock(fd: number): boolean;
   /** prctl(PR_SET_PDEATHSIG) of this process. */
   setParentDeathSignal(signal: number): void;
+  /** clock_settime(CLOCK_REALTIME), in milliseconds since 1970. */
+  setClock(ms: number): void;
   /** prctl(PR_SET_CHILD_SUBREAPER). */
   setChildSubreaper(on: boolean): void;
   /**

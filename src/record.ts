@@ -53,7 +53,15 @@ export type RunEventBody =
       selection?: Selection;
     }
   /** A machine of its own has come up: what the engine in it found. */
-  | { type: "machine"; machine: MachineName; bootMs: number; capabilities: Capabilities }
+  | {
+      type: "machine";
+      machine: MachineName;
+      /** From the start of its making until the engine in it was ready. */
+      bootMs: number;
+      /** It came from a snapshot. */
+      restored: boolean;
+      capabilities: Capabilities;
+    }
   /** The machine's kernel or hardware lacks what the plan needs, found once it was up. */
   | { type: "unmet"; reason: string }
   /** A line of the machine's console: the second copy of its kernel log. */

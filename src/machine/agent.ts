@@ -1,9 +1,11 @@
-/** The agent's protocol, both ends: NDJSON over one duplex channel. The guest greets, gets a plan, streams its events. */
-import type { Capabilities, Plan } from "../plan.ts";
+/** The agent's protocol, both ends: NDJSON over one duplex channel. The guest greets, is prepared, gets a plan, streams its events. */
+import type { Capabilities, CgroupVersion, Plan, VmSpec } from "../plan.ts";
 import type { RunEventBody } from "../record.ts";
 
 /** From the host to the agent. */
 export type Order =
+  /** Becomes the machine that plans of this shape run on; `rehearsal`: is run first and told to nobody, for a snapshot. */
+  | { type: "prepare"; vm: VmSpec; cgroupVersion: CgroupVersion; rehearsal: Plan | null }
   | {
       type: "run";
       plan: Plan;
@@ -15,12 +17,14 @@ export type Order =
 /** From the agent to the host. */
 export type Answer =
   | { type: "hello"; protocol: number }
+  /** Waits for its plan: what a snapshot holds. */
+  | { type: "prepared" }
   | { type: "ready"; capabilities: Capabilities }
   | { type: "event"; event: RunEventBody }
   /** Everything has been said. */
   | { type: "done" };
 
-export const agentProtocol = 1;
+export const agentProtocol = 2;
 
 export const encode = (message: Order | Answer): string => `${JSON.stringify(message)}\n`;
 

@@ -1,22 +1,29 @@
 /** What the VM is made of, kept between runs. An entry is a folder, complete or not there: built beside, then renamed. */
 import {
+  closeSync,
+  constants,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readFileSync,
+  readSync,
   readdirSync,
   renameSync,
   rmSync,
   statSync,
+  utimesSync,
   writeFileSync,
 } from "node:fs";
 import { homedir } from "node:os";
 import { basename, dirname, join, relative } from "node:path";
+import { crc32 } from "node:zlib";
 import { MachineError } from "../errors.ts";
+import { loadAddon } from "../native.ts";
 
 const manifestName = "manifest.json";
 
-/** Name -> size of every file of an entry. */
-type Manifest = Record<string, number>;
+/** What every file of an entry was when it was built. */
+type Manifest = Record<string, { size: number; mtimeMs: number; crc32: number }>;
 
 export function cacheFolder(): string {
   const base = process.env["XDG_CACHE_HOME"];
@@ -26,7 +33,20 @@ export function cacheFolder(): string {
 /** The folder of an entry that is there and whole, or null. */
 export function cachedEntry(name: string): string | null {
   const path = join(cacheFolder(), name);
-  return isWhole(path) ? path : null;
+  if (!isWhole(path)) return null;
+  try {
+    // The least recently used go first.
+    const now = new Date();
+    utimesSync(path, now, now);
+  } catch {
+    // Somebody else's cache serves as well.
+  }
+  return path;
+}
+
+/** Forgets an entry that has turned out not to serve. */
+export function dropEntry(name: string): void {
+  rmSync(join(cacheFolder(), name), { recursive: true, force: true });
 }
 
 /** A note beside the entries: what was found out, for as long as the state it was found in holds. */
@@ -52,38 +72,67 @@ interface Note {
 
 /** The folder of an entry, built where it is missing or not whole. */
 export async function cached(name: string, build: (folder: string) => Promise<void>): Promise<string> {
+  const known = cachedEntry(name);
+  if (known !== null) return known;
   const path = join(cacheFolder(), name);
-  if (isWhole(path)) return path;
   const folder = newFolder(dirname(path), basename(path));
+  // Held for as long as this process lives: what it leaves behind is free to be removed.
+  const lock = openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY);
   try {
+    loadAddon().lock(lock);
     await build(folder);
     writeFileSync(join(folder, manifestName), JSON.stringify(manifestOf(folder)));
     replace(folder, path);
     prune(path);
     return path;
   } finally {
+    closeSync(lock);
     rmSync(folder, { recursive: true, force: true });
   }
 }
 
-/** How many entries of one kind are kept: an image a build of oomlab, a kernel a version. */
-const keep = 6;
+/** How many entries of one kind are kept: an image a build of oomlab, a kernel a version, a snapshot a shape of VM. */
+const keep: Record<string, number> = { snapshot: 16 };
+const keepOfOthers = 6;
 
-/** Removes the oldest entries of the new one's kind, and what a killed build left behind. */
+/** Removes the least recently used entries of the new one's kind, and what killed builds left behind. */
 function prune(newest: string): void {
   const kind = /^[a-z]+/.exec(basename(newest))?.[0] ?? "";
   const folder = dirname(newest);
-  const entries = readdirSync(folder).map((name) => ({ name, mtime: mtimeOf(join(folder, name)) }));
-  const old = entries
-    .filter(({ name }) => name.startsWith(`${kind}-`) && !name.endsWith(".note"))
+  const old = readdirSync(folder)
+    .filter((name) => name.startsWith(`${kind}-`) && !name.endsWith(".note"))
+    .map((name) => ({ name, mtime: mtimeOf(join(folder, name)) }))
     .toSorted((a, b) => b.mtime - a.mtime)
-    .slice(keep);
-  const torn = entries.filter(({ name, mtime }) => name.startsWith(".") && Date.now() - mtime > abandonedMs);
-  for (const { name } of [...old, ...torn]) rmSync(join(folder, name), { recursive: true, force: true });
+    .slice(keep[kind] ?? keepOfOthers);
+  for (const { name } of old) rmSync(join(folder, name), { recursive: true, force: true });
+  removeAbandoned();
 }
 
-/** Longer than any build takes. */
-const abandonedMs = 3_600_000;
+/** Removes what killed builds left behind; their paths. */
+export function removeAbandoned(): string[] {
+  const folder = cacheFolder();
+  let names: string[];
+  try {
+    names = readdirSync(folder).filter((name) => name.startsWith("."));
+  } catch {
+    return [];
+  }
+  return names.flatMap((name) => {
+    const path = join(folder, name);
+    try {
+      const fd = openSync(path, constants.O_RDONLY);
+      try {
+        if (!loadAddon().lock(fd)) return [];
+        rmSync(path, { recursive: true, force: true });
+        return [path];
+      } finally {
+        closeSync(fd);
+      }
+    } catch {
+      return [];
+    }
+  });
+}
 
 function mtimeOf(path: string): number {
   try {
@@ -105,7 +154,7 @@ export function emptyCache(): { path: string; size: number }[] {
   return names.map((name) => {
     const path = join(folder, name);
     const size = statSync(path).isDirectory()
-      ? Object.values(manifestOf(path)).reduce((sum, bytes) => sum + bytes, 0)
+      ? filesOf(path).reduce((sum, file) => sum + statSync(join(path, file)).size, 0)
       : statSync(path).size;
     rmSync(path, { recursive: true, force: true });
     return { path, size };
@@ -139,21 +188,44 @@ function replace(folder: string, path: string): void {
   }
 }
 
+function filesOf(folder: string): string[] {
+  return readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => relative(folder, join(entry.parentPath, entry.name)));
+}
+
 function manifestOf(folder: string): Manifest {
-  const files = readdirSync(folder, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
   return Object.fromEntries(
-    files.map((entry) => {
-      const path = join(entry.parentPath, entry.name);
-      return [relative(folder, path), statSync(path).size];
+    filesOf(folder).map((file) => {
+      const { size, mtimeMs } = statSync(join(folder, file));
+      return [file, { size, mtimeMs, crc32: checksum(join(folder, file)) }];
     }),
   );
 }
 
+function checksum(path: string): number {
+  const fd = openSync(path, constants.O_RDONLY);
+  try {
+    const buffer = Buffer.allocUnsafe(1_048_576);
+    let sum = 0;
+    for (;;) {
+      const size = readSync(fd, buffer, 0, buffer.length, null);
+      if (size === 0) return sum;
+      sum = crc32(buffer.subarray(0, size), sum);
+    }
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Every file is as it was built. Content is read only where somebody has written since: an image is too big to be read at each start. */
 function isWhole(path: string): boolean {
-  if (basename(path) === basename(cacheFolder())) return false;
   try {
     const manifest = JSON.parse(readFileSync(join(path, manifestName), "utf8")) as Manifest;
-    return Object.entries(manifest).every(([file, size]) => statSync(join(path, file)).size === size);
+    return Object.entries(manifest).every(([file, built]) => {
+      const { size, mtimeMs } = statSync(join(path, file));
+      return size === built.size && (mtimeMs === built.mtimeMs || checksum(join(path, file)) === built.crc32);
+    });
   } catch {
     return false;
   }

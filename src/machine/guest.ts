@@ -27,7 +27,7 @@ const workFolder = "/tmp/work";
 /** What the agent and the pages of its program keep whatever the scenario does. */
 const protectedMemory = 128 * 1048576;
 
-/** Serves one channel: one plan, then done. */
+/** Serves one channel: prepared once, then one plan, then done. */
 export async function serve(channel: string): Promise<void> {
   const addon = loadAddon();
   const fd = openSync(channel, constants.O_RDWR);
@@ -35,26 +35,42 @@ export async function serve(channel: string): Promise<void> {
   const interrupt = new AbortController();
   const decoder = new StringDecoder("utf8");
   const buffer = Buffer.allocUnsafe(65_536);
-  const order = await new Promise<Extract<Order, { type: "run" }>>((resolve) => {
-    const lines = lineSplitter((line) => {
-      const message = decode(line);
-      if (message?.type === "run") resolve(message);
-      else if (message?.type === "interrupt") interrupt.abort(message.reason);
-    });
-    addon.poll(fd, "readable", () => {
-      const size = readSync(fd, buffer, 0, buffer.length, null);
-      if (size > 0) lines.push(decoder.write(buffer.subarray(0, size)));
-    });
-    answer({ type: "hello", protocol: agentProtocol });
+  const orders: Order[] = [];
+  let wake = (): void => undefined;
+  const lines = lineSplitter((line) => {
+    const message = decode(line) as Order | null;
+    if (message === null) return;
+    if (message.type === "interrupt") interrupt.abort(message.reason);
+    else orders.push(message);
+    wake();
   });
-  const { plan } = order;
+  addon.poll(fd, "readable", () => {
+    const size = readSync(fd, buffer, 0, buffer.length, null);
+    if (size > 0) lines.push(decoder.write(buffer.subarray(0, size)));
+  });
+  const next = async <T extends Order["type"]>(type: T): Promise<Extract<Order, { type: T }>> => {
+    for (;;) {
+      const order = orders.shift();
+      if (order?.type === type) return order as Extract<Order, { type: T }>;
+      await new Promise<void>((resolve) => {
+        wake = resolve;
+      });
+    }
+  };
+  answer({ type: "hello", protocol: agentProtocol });
   try {
-    if (plan.vm) setUp(plan.vm, plan.cgroupVersion, order.now);
+    const { vm, cgroupVersion, rehearsal } = await next("prepare");
+    setUp(vm, cgroupVersion);
     mkdirSync(workFolder, { recursive: true });
     process.chdir(workFolder);
+    addon.setChildSubreaper(true);
+    if (rehearsal !== null) await rehearse(rehearsal);
+    answer({ type: "prepared" });
+    const { plan, now } = await next("run");
+    // A snapshot's clock stands where it was saved.
+    addon.setClock(now);
     const caps = probe();
     answer({ type: "ready", capabilities: caps });
-    addon.setChildSubreaper(true);
     await runPlan(here(plan), caps, (event) => answer({ type: "event", event }), interrupt.signal);
   } catch (error) {
     answer({
@@ -72,6 +88,26 @@ export async function serve(channel: string): Promise<void> {
   }
   answer({ type: "done" });
   closeSync(fd);
+}
+
+/**
+ * A run that is thrown away, before the snapshot is taken: what a run loads and compiles is then there in each restored
+ * guest. No OOM kill, and nothing in the kernel's log.
+ */
+async function rehearse(plan: Plan): Promise<void> {
+  const caps = probe();
+  const errors: string[] = [];
+  await runPlan(
+    here(plan),
+    caps,
+    (event) => {
+      // What is told to nobody is written all the same: encoding is part of it.
+      encode({ type: "event", event });
+      if (event.type === "error") errors.push(event.message);
+    },
+    new AbortController().signal,
+  );
+  if (errors.length > 0) throw new Error(errors.join("; "));
 }
 
 /** The scenario's own folder is the host's: its files are made in the guest's. */
@@ -92,8 +128,8 @@ function writeAll(fd: number, text: string): void {
 
 const pause = new Int32Array(new SharedArrayBuffer(4));
 
-function setUp(vm: VmSpec, version: CgroupVersion, now: number): void {
-  tool("date", "-u", "-s", `@${Math.floor(now / 1000)}`);
+/** Makes this guest the machine of a VmSpec: all of it but the time of day. Throws Unmet where its kernel cannot be that. */
+function setUp(vm: VmSpec, version: CgroupVersion): void {
   // The console is the second copy of the kernel log: it gets every line from now on.
   writeFileSync("/proc/sys/kernel/printk", "7");
   const unified = mountCgroups(version, vm);

@@ -8,6 +8,7 @@ import { type ExitInfo, loadAddon } from "../native.ts";
 import type { VmSpec } from "../plan.ts";
 import { lineSplitter } from "./agent.ts";
 import { which } from "./packages.ts";
+import { type Monitor, openMonitor } from "./qmp.ts";
 
 export interface QemuParts {
   kernel: string;
@@ -16,6 +17,9 @@ export interface QemuParts {
 }
 
 export interface Qemu {
+  readonly monitor: Monitor;
+  /** The files behind the throwaway disks. */
+  readonly disks: readonly { serial: string; fd: number }[];
   /** Sends a line to the agent. */
   send(text: string): void;
   /** Resolves once, when QEMU has ended and all that it said has been read. */
@@ -36,9 +40,10 @@ export interface QemuHandlers {
   console(line: string): void;
 }
 
-/** Descriptors of the child: 0 nothing, 1 the console, 2 QEMU's own words, 3 the channel, then the disks. */
+/** Descriptors of the child: 0 nothing, 1 the console, 2 QEMU's own words, 3 the channel, 4 the monitor, then the disks. */
 const channelFd = 3;
-const firstDiskFd = 4;
+const monitorFd = 4;
+const firstDiskFd = 5;
 
 /** Disks of the guest beside its image, by serial number. */
 export function disksOf(vm: VmSpec): { serial: string; size: number }[] {
@@ -48,7 +53,7 @@ export function disksOf(vm: VmSpec): { serial: string; size: number }[] {
   ];
 }
 
-/** QEMU's arguments. No network device, no monitor, nothing of the user's configuration. */
+/** QEMU's arguments. No network device, nothing of the user's configuration. */
 export function qemuArguments(vm: VmSpec, parts: QemuParts): string[] {
   const mib = (bytes: number): number => Math.round(bytes / 1048576);
   const nodes = vm.numa ?? [];
@@ -78,6 +83,8 @@ export function qemuArguments(vm: VmSpec, parts: QemuParts): string[] {
     ["-device", "virtio-serial-pci"],
     ["-chardev", `socket,id=agent,fd=${channelFd}`],
     ["-device", "virtserialport,chardev=agent,name=oomlab"],
+    ["-chardev", `socket,id=monitor,fd=${monitorFd}`],
+    ["-mon", "chardev=monitor,mode=control"],
     ["-blockdev", json(imageDisk(parts.image))],
     ["-device", "virtio-blk-pci,drive=image,serial=image"],
     ...disksOf(vm).flatMap(({ serial }, index) => [
@@ -108,26 +115,36 @@ const throwawayDisk = (name: string, set: number): unknown => ({
 
 const json = (value: unknown): string => JSON.stringify(value);
 
-export function startQemu(vm: VmSpec, parts: QemuParts, handlers: QemuHandlers): Qemu {
+/** `incoming`: waits to be told where a snapshot is, instead of booting. Its disks are given; without them they are empty. */
+export function startQemu(
+  vm: VmSpec,
+  parts: QemuParts,
+  handlers: QemuHandlers,
+  incoming: { disks: number[] } | null = null,
+): Qemu {
   const addon = loadAddon();
   const file = which("qemu-system-x86_64");
   if (file === undefined) throw new MachineError("VM_PROGRAMS", "the VM needs qemu-system-x86_64");
   const [consoleRead, consoleWrite] = addon.pipe();
   const [wordsRead, wordsWrite] = addon.pipe();
-  const [channel, theirs] = addon.socketpair();
-  const disks = disksOf(vm).map(({ size }) => unlinkedFile(size));
-  const given = [consoleWrite, wordsWrite, theirs, ...disks];
+  const [channel, theirChannel] = addon.socketpair();
+  const [control, theirControl] = addon.socketpair();
+  const disks = disksOf(vm).map(({ serial, size }, index) => ({
+    serial,
+    fd: incoming?.disks[index] ?? unlinkedFile(size),
+  }));
+  const given = [consoleWrite, wordsWrite, theirChannel, theirControl];
   let child: { pid: number; pidfd: number };
   try {
     child = addon.spawn({
       file,
-      args: ["qemu-system-x86_64", ...qemuArguments(vm, parts)],
+      args: ["qemu-system-x86_64", ...qemuArguments(vm, parts), ...(incoming === null ? [] : ["-incoming", "defer"])],
       env: Object.entries(process.env).map(([key, value]) => `${key}=${value}`),
-      stdio: [-1, ...given],
+      stdio: [-1, ...given, ...disks.map(({ fd }) => fd)],
       pdeathsig: 9,
     });
   } catch (error) {
-    for (const fd of [consoleRead, wordsRead, channel]) closeSync(fd);
+    for (const fd of [consoleRead, wordsRead, channel, control, ...disks.map((disk) => disk.fd)]) closeSync(fd);
     throw error;
   } finally {
     for (const fd of given) closeSync(fd);
@@ -136,10 +153,11 @@ export function startQemu(vm: VmSpec, parts: QemuParts, handlers: QemuHandlers):
   const agent = new Socket({ fd: channel });
   const guestConsole = new Socket({ fd: consoleRead, writable: false });
   const complaints = new Socket({ fd: wordsRead, writable: false });
+  const monitor = new Socket({ fd: control });
   const agentLines = lineSplitter((line) => handlers.agent(line));
   // A serial line ends its lines with CR LF; what a guest prints may hold control characters.
   const consoleLines = lineSplitter((line) => handlers.console(line.replaceAll(/\p{Cc}/gu, "")));
-  for (const socket of [agent, guestConsole, complaints]) {
+  for (const socket of [agent, guestConsole, complaints, monitor]) {
     socket.setEncoding("utf8");
     // The other end goes away with QEMU: its end is told by waitid.
     socket.on("error", () => undefined);
@@ -149,14 +167,17 @@ export function startQemu(vm: VmSpec, parts: QemuParts, handlers: QemuHandlers):
   complaints.on("data", (text: string) => {
     if (words.length < 16_384) words += text;
   });
-  const closed = [agent, guestConsole, complaints].map(
+  const closed = [agent, guestConsole, complaints, monitor].map(
     (socket) => new Promise<void>((resolve) => socket.once("close", () => resolve())),
   );
   const exited = new Promise<ExitInfo>((resolve) => addon.onExit(child, resolve));
   return {
+    monitor: openMonitor(monitor),
+    disks,
     send: (text) => void agent.write(text),
     ended: Promise.all([exited, ...closed]).then(([exit]) => {
       if (consoleLines.rest() !== "") consoleLines.push("\n");
+      for (const { fd } of disks) closeSync(fd);
       return { exit, words: words.trim() };
     }),
     kill: () => void addon.signal(child, 9),
@@ -164,7 +185,7 @@ export function startQemu(vm: VmSpec, parts: QemuParts, handlers: QemuHandlers):
 }
 
 /** A sparse file that no folder names: it is gone with its last descriptor, whatever ends this process. */
-function unlinkedFile(size: number): number {
+export function unlinkedFile(size: number): number {
   const folder = mkdtempSync(join(tmpdir(), "oomlab-vm-"));
   const path = join(folder, "disk");
   const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL, 0o600);
