@@ -24,6 +24,7 @@ import {
   timed,
   which,
 } from "./lab.mjs";
+import { vm } from "./vm.mjs";
 
 const worker = join(root, "native/build/Release/stress");
 const cli = join(root, "dist/oomlab.cjs");
@@ -316,7 +317,12 @@ function memory(lab) {
 
 // ---- all of it
 
-const parts = { touch, kill, own, rate, version, one, fifty, memory };
+/** @param {Lab} lab */
+function machineOfItsOwn(lab) {
+  vm(lab, (what, values, unit, compared) => row(lab, what, values, unit, compared));
+}
+
+const parts = { touch, kill, own, rate, version, one, fifty, memory, vm: machineOfItsOwn };
 
 /** @param {Row[]} rows */
 function table(rows) {

@@ -74,9 +74,17 @@ function bare(initrd, memory, told, argument = "") {
   const { stdout, stderr } = spawnSync(
     "qemu-system-x86_64",
     [
-      ...["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-M", "q35", "-cpu", "max", "-smp", "2"],
-      ...["-m", memory, "-accel", "tcg,thread=multi", "-kernel", join(entry("kernel"), "kernel"), "-initrd", initrd],
-      ...["-append", `console=ttyS0 panic=-1 quiet -- ${argument}`, "-serial", "stdio"],
+      ..."-nodefaults -no-user-config -display none -no-reboot -M q35 -cpu max -smp 2 -accel tcg,thread=multi".split(
+        " ",
+      ),
+      ..."-serial stdio -kernel".split(" "),
+      join(entry("kernel"), "kernel"),
+      "-initrd",
+      initrd,
+      "-m",
+      memory,
+      "-append",
+      `console=ttyS0 panic=-1 quiet -- ${argument}`,
     ],
     { encoding: "utf8" },
   );
@@ -91,11 +99,15 @@ function bare(initrd, memory, told, argument = "") {
 /** Boot, agent, run and rest of one scenario, from its record. @param {string} folder @param {Row} row @param {string} how */
 function parts(folder, row, how, /** @type {number[]} */ wall) {
   /** @type {Record<string, any>[]} */
-  const events = readFileSync(join(folder, String(readdirSync(folder).find((name) => name.endsWith(".ndjson")))), "utf8")
+  const events = readFileSync(
+    join(folder, String(readdirSync(folder).find((name) => name.endsWith(".ndjson")))),
+    "utf8",
+  )
     .split("\n")
     .filter((line) => line !== "")
     .map((line) => JSON.parse(line));
-  const at = (/** @type {(event: Record<string, any>) => boolean} */ wanted) => (events.find(wanted)?.["t"] ?? Number.NaN) / 1000;
+  const at = (/** @type {(event: Record<string, any>) => boolean} */ wanted) =>
+    (events.find(wanted)?.["t"] ?? Number.NaN) / 1000;
   const up = at(({ type }) => type === "console");
   const ready = at(({ type }) => type === "machine");
   const removed = at(({ type, phase }) => type === "phase" && phase === "remove");

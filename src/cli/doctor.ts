@@ -1,7 +1,14 @@
 /** `oomlab doctor`: what this machine can run, what it lacks, and how to get it. */
 import type { Streams } from "../api.ts";
 import { OomlabError } from "../errors.ts";
-import { hostMachine, missingPrograms } from "../machine/index.ts";
+import {
+  cacheFolder,
+  cacheProblem,
+  hostMachine,
+  knownAccelerator,
+  kvmProblem,
+  missingPrograms,
+} from "../machine/index.ts";
 import { loadAddon, stressPath } from "../native.ts";
 import { formatBytes } from "../units.ts";
 
@@ -37,10 +44,33 @@ function vm(): Finding {
     name: "machine vm",
     ok: missing.length === 0,
     detail:
-      missing.length === 0 ? "QEMU (software emulation) and erofs-utils are there" : `missing: ${missing.join(", ")}`,
+      missing.length === 0
+        ? `QEMU and erofs-utils are there; ${acceleration()}`
+        : `missing: ${missing.join(", ")}; ${acceleration()}`,
     hint: "as root on Debian or Ubuntu it is installed with the first VM; else: apt-get install qemu-system-x86 erofs-utils",
     needed: false,
   };
+}
+
+/** Images, kernels and snapshots of VMs are kept. */
+function cache(): Finding {
+  const problem = cacheProblem();
+  return {
+    name: "the VM's cache",
+    ok: problem === null,
+    detail: problem ?? cacheFolder(),
+    hint: "name another folder in XDG_CACHE_HOME",
+    needed: false,
+  };
+}
+
+function acceleration(): string {
+  const problem = kvmProblem();
+  if (problem !== null) return `software emulation, since ${problem}`;
+  const known = knownAccelerator();
+  if (known === "kvm") return "KVM: a guest starts with it";
+  if (known === "tcg") return "software emulation: with KVM a guest's kernel does not start";
+  return "KVM is tried with the first VM";
 }
 
 function native(): Finding {
@@ -129,5 +159,6 @@ async function host(): Promise<Finding[]> {
       needed: false,
     },
     vm(),
+    cache(),
   ];
 }

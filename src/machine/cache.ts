@@ -1,7 +1,9 @@
 /** What the VM is made of, kept between runs. An entry is a folder, complete or not there: built beside, then renamed. */
 import {
+  accessSync,
   closeSync,
   constants,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   openSync,
@@ -28,6 +30,19 @@ type Manifest = Record<string, { size: number; mtimeMs: number; crc32: number }>
 export function cacheFolder(): string {
   const base = process.env["XDG_CACHE_HOME"];
   return join(base !== undefined && base.startsWith("/") ? base : join(homedir(), ".cache"), "oomlab");
+}
+
+/** Why the cache cannot be written, or null. Makes nothing. */
+export function cacheProblem(): string | null {
+  let folder = cacheFolder();
+  while (!existsSync(folder)) folder = dirname(folder);
+  try {
+    if (!statSync(folder).isDirectory()) return `${folder} is no folder`;
+    accessSync(folder, constants.W_OK);
+    return null;
+  } catch (error) {
+    return `${cacheFolder()} cannot be written: ${(error as NodeJS.ErrnoException).code}`;
+  }
 }
 
 /** The folder of an entry that is there and whole, or null. */

@@ -12,7 +12,8 @@ export interface Machine {
 
 export { hostMachine } from "./host.ts";
 export { openKernelLog } from "../engine/evidence.ts";
+export { knownAccelerator, kvmProblem } from "./accel.ts";
 export { missingPrograms } from "./packages.ts";
 export { cleanMachine } from "../engine/clean.ts";
-export { emptyCache } from "./cache.ts";
+export { cacheFolder, cacheProblem, emptyCache, removeAbandoned } from "./cache.ts";
 export { type VmMachine, vmMachine } from "./vm.ts";

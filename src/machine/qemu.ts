@@ -14,6 +14,7 @@ export interface QemuParts {
   kernel: string;
   initrd: string;
   image: string;
+  accelerator: "kvm" | "tcg";
 }
 
 export interface Qemu {
@@ -66,7 +67,7 @@ export function qemuArguments(vm: VmSpec, parts: QemuParts): string[] {
     ["-no-user-config"],
     ["-display", "none"],
     ["-machine", "q35"],
-    ["-accel", "tcg,thread=multi"],
+    ["-accel", parts.accelerator === "kvm" ? "kvm" : "tcg,thread=multi"],
     ["-cpu", "max"],
     ["-smp", String(vm.cpus)],
     ["-m", String(mib(vm.memory))],

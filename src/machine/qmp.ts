@@ -29,7 +29,9 @@ const gone = (): MachineError => new MachineError("QMP", "QEMU ended while it wa
 /** Speaks with QEMU over its end of a socket pair; greets it first. */
 export function openMonitor(socket: Socket): Monitor {
   const commands = new Map<number, Waiting<unknown> & { command: string }>();
-  const events = new Set<Waiting<Record<string, unknown>> & { name: string; wanted(data: Record<string, unknown>): boolean }>();
+  const events = new Set<
+    Waiting<Record<string, unknown>> & { name: string; wanted(data: Record<string, unknown>): boolean }
+  >();
   let last = 0;
   let closed = false;
   const take = (line: string): void => {

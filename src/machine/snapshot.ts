@@ -1,6 +1,7 @@
 /** A booted guest with the agent waiting in it, saved once for each shape of VM and restored for each further scenario. */
 import { createHash } from "node:crypto";
 import { ftruncateSync, realpathSync, statSync } from "node:fs";
+import { cpus } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { MachineError } from "../errors.ts";
@@ -24,9 +25,13 @@ export interface Snapshot {
 export function snapshotOf(vm: VmSpec, cgroupVersion: CgroupVersion, parts: QemuParts): Snapshot {
   const qemu = realpathSync(which("qemu-system-x86_64") ?? "");
   const { size, mtimeMs } = statSync(qemu);
-  const key = [layout, qemu, size, mtimeMs, qemuArguments(vm, parts), vm, cgroupVersion];
+  const key = [layout, qemu, size, mtimeMs, qemuArguments(vm, parts), hostCpu(parts), vm, cgroupVersion];
   return { name: `snapshot-${createHash("sha256").update(JSON.stringify(key)).digest("hex").slice(0, 20)}` };
 }
+
+/** Under KVM the guest's CPU is the host's. */
+const hostCpu = ({ accelerator }: QemuParts): string | null =>
+  accelerator === "kvm" ? (cpus()[0]?.model ?? "") : null;
 
 export const isSaved = ({ name }: Snapshot): boolean => cachedEntry(name) !== null;
 

@@ -4,6 +4,7 @@ import { MachineError } from "../errors.ts";
 import type { Plan } from "../plan.ts";
 import { rehearsalPlan } from "../plan/rehearsal.ts";
 import type { RunEventBody } from "../record.ts";
+import { type Accelerator, accelerator } from "./accel.ts";
 import { agentProtocol, decode, encode } from "./agent.ts";
 import { guestImage } from "./image.ts";
 import { type GuestKernel, guestKernel } from "./kernel.ts";
@@ -46,13 +47,15 @@ export function vmMachine({ say, detail, snapshots }: VmOptions): VmMachine {
   const kernels = new Map<string | null, Promise<GuestKernel>>();
   let programs: Promise<void> | null = null;
   let image: Promise<string> | null = null;
+  let accel: Promise<Accelerator> | null = null;
   const partsOf = async (plan: Plan): Promise<QemuParts> => {
     await (programs ??= ensurePrograms(say));
     const wanted = plan.vm?.kernel ?? null;
     const kernel = kernels.get(wanted) ?? guestKernel(wanted, say);
     kernels.set(wanted, kernel);
     const { image: file, initrd } = await kernel;
-    return { kernel: file, initrd, image: await (image ??= guestImage(say)) };
+    const parts = { kernel: file, initrd, image: await (image ??= guestImage(say)) };
+    return { ...parts, accelerator: await (accel ??= accelerator(parts)) };
   };
   /** Snapshots that are being made, by name: who needs the same one waits for it. */
   const making = new Map<string, Promise<void>>();

@@ -114,12 +114,13 @@ describe("the guest", () => {
 });
 
 describe("QEMU's arguments", () => {
-  const parts = { kernel: "/k", initrd: "/i", image: "/a,b/image.erofs" };
+  const parts = { kernel: "/k", initrd: "/i", image: "/a,b/image.erofs", accelerator: "tcg" as const };
   const args = (yaml: string): string => qemuArguments(plan(yaml).vm!, parts).join(" ");
 
-  test("no network, no monitor, no configuration of the user's", () => {
+  test("no network, no configuration of the user's, a monitor that only we can reach", () => {
     expect(args(free)).toMatch(/^-nodefaults -no-user-config /);
     expect(args(free)).not.toMatch(/-(nic|netdev|monitor|qmp)/);
+    expect(args(free)).toMatch(/-chardev socket,id=monitor,fd=4 -mon chardev=monitor,mode=control/);
     expect(args(free)).toContain('"filename":"/a,b/image.erofs"');
   });
 
