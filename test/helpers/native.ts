@@ -10,6 +10,7 @@ import {
   writeFileSync,
   writeSync,
 } from "node:fs";
+import { probeCgroups } from "../../src/cgroup/index.ts";
 import { type ExitInfo, loadAddon, type SpawnOptions, stressPath } from "../../src/native.ts";
 
 const ownPath = (controller: string): string | undefined =>
@@ -23,6 +24,10 @@ export const memoryV1: string | undefined = [
   "/sys/fs/cgroup/memory" + (ownPath("memory") ?? ""),
   "/sys/fs/cgroup/memory",
 ].find((path) => ownPath("memory") !== undefined && existsSync(`${path}/memory.limit_in_bytes`));
+
+/** Where cgroups with the memory controller can be made, of whichever version has it. */
+export const memoryHome: { version: 1 | 2; mount: string; directory: string } | undefined =
+  probeCgroups("/").hierarchies[0];
 
 /** A mounted cgroup2 hierarchy, with or without controllers. */
 export const unified: string | undefined = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].find((path) =>
@@ -77,6 +82,51 @@ export class TestCgroup implements AsyncDisposable {
       }
       return true;
     });
+  }
+}
+
+/** What memory is charged as, and where each version counts it. v1's TCP memory is counted beside the rest. */
+export type Charge = "anon" | "unevictable" | "shmem" | "file" | "kernel" | "tcp";
+
+/** A cgroup of this test with a memory limit, below the machine's memory controller or another such cgroup. */
+export class MemoryCgroup extends TestCgroup {
+  readonly #version = memoryHome?.version ?? 1;
+
+  constructor(limit: number, parent?: MemoryCgroup) {
+    const home = parent?.path ?? memoryHome?.directory ?? "";
+    if (memoryHome?.version === 2) writeFileSync(`${home}/cgroup.subtree_control`, "+memory");
+    super(home);
+    // On v1 TCP's counter runs only below a limit of its own.
+    const files =
+      memoryHome?.version === 2 ? ["memory.max"] : ["memory.limit_in_bytes", "memory.kmem.tcp.limit_in_bytes"];
+    for (const file of files) this.write(file, String(limit));
+  }
+
+  get oomKills(): number {
+    return this.#version === 2 ? this.key("memory.events", "oom_kill") : this.key("memory.oom_control", "oom_kill");
+  }
+
+  /** How often its limit was hit. */
+  get hits(): number {
+    return this.#version === 2 ? this.key("memory.events", "max") : Number(this.read("memory.failcnt"));
+  }
+
+  /** Bytes charged as what. */
+  charged(what: Charge): number {
+    const stat = (key: string): number => this.key("memory.stat", key);
+    const v1 = this.#version === 1;
+    switch (what) {
+      case "anon":
+        return stat(v1 ? "rss" : "anon");
+      case "file":
+        return stat(v1 ? "cache" : "file") - stat("shmem");
+      case "kernel":
+        return v1 ? Number(this.read("memory.kmem.usage_in_bytes")) : stat("kernel");
+      case "tcp":
+        return v1 ? Number(this.read("memory.kmem.tcp.usage_in_bytes")) : stat("sock");
+      default:
+        return stat(what);
+    }
   }
 }
 
