@@ -6,7 +6,7 @@ export interface Finder {
   /** The buffer; at least MARGIN bytes at its end must stay unused. */
   bytes: Uint8Array;
   /**
-   * The next place in [from, to) where "kill", "Kill", "OOM" or "Out " begins, or -1. Adds the newlines before that
+   * The next place in [from, to) where "kill", "Kill", "OOM", "Out ", "Memory c" or "Task" begins, or -1. Adds the newlines before that
    * place (before `to`, when there is none) to `lines()`.
    */
   find(from: number, to: number): number;
@@ -19,7 +19,7 @@ export const MARGIN = 32;
 const PAGE = 65_536;
 
 interface Exports {
-  memory: { buffer: ArrayBuffer };
+  memory: { buffer: ArrayBuffer; grow(pages: number): number };
   find(from: number, to: number): number;
   lines: { value: number };
 }
@@ -40,9 +40,10 @@ export function createFinder(size: number, plain = false): Finder {
       if (compiled === undefined) compiled = new wasm.Module(assemble(pages));
       if (compiled !== null) {
         const exports = new wasm.Instance(compiled).exports as Exports;
+        const missing = pages - exports.memory.buffer.byteLength / PAGE;
+        if (missing > 0) exports.memory.grow(missing);
         const bytes = new Uint8Array(exports.memory.buffer);
-        if (bytes.length >= size + MARGIN)
-          return { bytes, find: (from, to) => exports.find(from, to), lines: () => exports.lines.value };
+        return { bytes, find: (from, to) => exports.find(from, to), lines: () => exports.lines.value };
       }
     } catch {
       // No SIMD, or a page's policy forbids compiling.
@@ -75,6 +76,12 @@ function createPlainFinder(bytes: Uint8Array): Finder {
             lines += count;
             return at;
           }
+        } else if (
+          (code === 77 && bytes[at + 7] === 99 && isWord(bytes, at, MEMO)) ||
+          (code === 84 && bytes[at + 3] === 107 && isWord(bytes, at, TASK))
+        ) {
+          lines += count;
+          return at;
         }
       }
       lines += count;
@@ -82,6 +89,13 @@ function createPlainFinder(bytes: Uint8Array): Finder {
     },
     lines: () => lines,
   };
+}
+
+const MEMO = [77, 101, 109, 111];
+const TASK = [84, 97, 115, 107];
+
+function isWord(bytes: Uint8Array, at: number, word: number[]): boolean {
+  return word.every((code, i) => bytes[at + i] === code);
 }
 
 // The instructions used (WebAssembly core specification, 5.4 and the SIMD extension).
@@ -121,13 +135,15 @@ const op = {
   bitmask: [0xfd, 0x64],
 };
 
-// Locals of find(): at, to (parameters), mask of candidates, mask of newlines, the candidate, the bytes.
+// Locals of find(): at, to (parameters), mask of candidates, mask of newlines, the candidate, the bytes, those three on, four bytes.
 const AT = 0;
 const TO = 1;
 const MASK = 2;
 const NEWLINES = 3;
 const HIT = 4;
 const BYTES = 5;
+const FOURTH = 6;
+const WORD = 7;
 
 function assemble(pages: number): Uint8Array {
   const addLines = [...op.globalGet, ...op.get(NEWLINES), ...op.popcnt, ...op.add, ...op.globalSet];
@@ -151,9 +167,29 @@ function assemble(pages: number): Uint8Array {
     ...op.eqV,
     ...op.get(AT),
     ...op.loadV(3),
+    ...op.tee(FOURTH),
     ...op.constV(0x6c),
     ...op.eqV,
     ...op.andV,
+    // ... or T with a k three bytes on ...
+    ...op.get(BYTES),
+    ...op.constV(0x54),
+    ...op.eqV,
+    ...op.get(FOURTH),
+    ...op.constV(0x6b),
+    ...op.eqV,
+    ...op.andV,
+    ...op.orV,
+    // ... or M with a c seven bytes on ...
+    ...op.get(BYTES),
+    ...op.constV(0x4d),
+    ...op.eqV,
+    ...op.get(AT),
+    ...op.loadV(7),
+    ...op.constV(0x63),
+    ...op.eqV,
+    ...op.andV,
+    ...op.orV,
     // ... or O with M or t two bytes on
     ...op.get(BYTES),
     ...op.constV(0x4f),
@@ -211,19 +247,27 @@ function assemble(pages: number): Uint8Array {
     ...op.add,
     ...op.tee(HIT),
     ...op.load32,
-    ...op.tee(6),
+    ...op.tee(WORD),
     ...op.const(0x20),
     ...op.or,
     ...op.const(0x6c6c696b),
     ...op.eq,
-    ...op.get(6),
+    ...op.get(WORD),
     ...op.const(0xffffff),
     ...op.and,
     ...op.const(0x4d4f4f),
     ...op.eq,
     ...op.or,
-    ...op.get(6),
+    ...op.get(WORD),
     ...op.const(0x2074754f),
+    ...op.eq,
+    ...op.or,
+    ...op.get(WORD),
+    ...op.const(0x6f6d654d),
+    ...op.eq,
+    ...op.or,
+    ...op.get(WORD),
+    ...op.const(0x6b736154),
     ...op.eq,
     ...op.or,
     ...op.if,
@@ -260,8 +304,8 @@ function assemble(pages: number): Uint8Array {
     ...op.const(-1),
     ...op.end,
   ];
-  // Local declarations: MASK, NEWLINES, HIT: i32; BYTES: v128; the four bytes at a candidate: i32.
-  const body = [3, 3, 0x7f, 1, 0x7b, 1, 0x7f, ...code];
+  // Local declarations: MASK, NEWLINES, HIT: i32; BYTES, FOURTH: v128; WORD: i32.
+  const body = [3, 3, 0x7f, 2, 0x7b, 1, 0x7f, ...code];
   return Uint8Array.from([
     0x00,
     0x61,

@@ -3,7 +3,8 @@ export { type CgroupOwner, cgroupOwner, ownerWords } from "./container.ts";
 export { explainKill } from "./explain.ts";
 export { createLogScanner, scanKernelLog } from "./fast.ts";
 export { printable } from "./printable.ts";
-export { createLogReader, parseKmsgRecord } from "./read.ts";
+export { createLogReader } from "./read.ts";
+export { parseKmsgRecord } from "./record.ts";
 export { createOomScanner, findOomKills } from "./scan.ts";
 export type {
   KmsgRecord,

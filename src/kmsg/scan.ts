@@ -57,6 +57,10 @@ const MAX_HEADER_ONLY_LINES = 3_000;
 const MAX_LISTED = 10_000;
 const FRAME_WINDOW = 8;
 export const PIECE_LINES = 8;
+// With details: a report whose head was cut off stands at the start of a log ...
+export const HEAD_LINES = 500;
+// ... and the reaper's record comes soon after the kill.
+export const TAIL_LINES = 64;
 
 const KINDS: Record<string, OomKind> = {
   CONSTRAINT_MEMCG: "memcg",
@@ -74,15 +78,21 @@ export function createOomScanner(options: OomScanOptions = {}): {
   end(): OomScan;
 } {
   const scanner = createMatchedScanner(options);
-  return { push: (record) => scanner.push(record).slice(), end: () => scanner.end() };
+  let count = 0;
+  return { push: (record) => scanner.push(record, undefined, ++count).slice(), end: () => scanner.end() };
 }
 
-/** The scanner with a back door for callers that have matched the record already, or seen a stack frame without reading it. */
+/**
+ * The scanner for callers that pass over records of no interest, have matched a record already, or have seen a stack frame
+ * without reading it. A record that no matcher takes never changes what is told later, but for the stack and the details.
+ */
 export function createMatchedScanner(options: OomScanOptions): {
-  push(record: KmsgRecord, found?: OomLine | null): OomKill[];
+  /** `position`: how many records, or lines that may be records, have been passed. */
+  push(record: KmsgRecord, found?: OomLine | null, position?: number): OomKill[];
   frame(line: number): boolean;
   inPieces(): boolean;
-  isOpen(): boolean;
+  /** Whether a report is under way that this line may belong to. */
+  isOpen(line: number): boolean;
   end(): OomScan;
 } {
   const withDetails = options.details === true;
@@ -90,7 +100,8 @@ export function createMatchedScanner(options: OomScanOptions): {
   let sweep: Sweep | null = null;
   let sysrqLine: KmsgRecord | null = null;
   let lastSeq: number | null = null;
-  let lastSeqLine = 0;
+  let lastSeqAt = 0;
+  let at = 0;
   let lastLine = 0;
   let prefixed = false;
   let lastNone = Number.NEGATIVE_INFINITY;
@@ -365,7 +376,7 @@ export function createMatchedScanner(options: OomScanOptions): {
 
   function onOther(record: KmsgRecord): void {
     const text = record.text;
-    if (withDetails && text.startsWith("oom_reaper: ")) {
+    if (withDetails && record.line - lastLine <= TAIL_LINES && text.startsWith("oom_reaper: ")) {
       const reaped = readReaper(text);
       const kill = reaped === null ? undefined : reapable.get(reaped.pid);
       if (reaped !== null && kill?.details !== undefined && kill.details.reaper === null) {
@@ -380,7 +391,7 @@ export function createMatchedScanner(options: OomScanOptions): {
       return;
     }
     if (open.length === 0) {
-      if (withDetails && (isReportLine(text) || (orphan !== null && record.bare === true)))
+      if (withDetails && record.line <= HEAD_LINES && (isReportLine(text) || (orphan !== null && record.bare === true)))
         addContext((orphan ??= newReportText()), text);
       return;
     }
@@ -402,24 +413,16 @@ export function createMatchedScanner(options: OomScanOptions): {
       else if (report.frameLine !== null && record.line - report.frameLine <= FRAME_WINDOW && isLimitWrite(text))
         report.limitWrite = true;
     }
-    if (report.text !== null) addContext(report.text, text);
+    if (report.text !== null && record.line - report.line <= MAX_REPORT_LINES) addContext(report.text, text);
   }
 
-  function push(record: KmsgRecord, found?: OomLine | null): OomKill[] {
-    if (record.facility !== null && record.facility !== 0) {
-      if (record.seq !== null) {
-        expireOnGap(record);
-        lastSeq = record.seq;
-        lastSeqLine = record.line;
-      }
-      return [];
-    }
+  function push(record: KmsgRecord, found?: OomLine | null, position: number = record.line): OomKill[] {
+    at = position;
+    if (record.facility !== null && record.facility !== 0) return NO_KILLS;
     const line = found === undefined ? matchOomLine(record.text) : found;
     let kills: OomKill[] = NO_KILLS;
-    if (line === null) {
-      if (record.seq !== null) expireOnGap(record);
-      onOther(record);
-    } else {
+    if (line === null) onOther(record);
+    else {
       expire(record);
       switch (line.type) {
         case "header":
@@ -471,10 +474,10 @@ export function createMatchedScanner(options: OomScanOptions): {
           break;
       }
       if (record.bare !== true && !(line.type === "taskin" && line.limit === "")) prefixed = true;
-    }
-    if (record.seq !== null) {
-      lastSeq = record.seq;
-      lastSeqLine = record.line;
+      if (record.seq !== null) {
+        lastSeq = record.seq;
+        lastSeqAt = at;
+      }
     }
     return kills;
   }
@@ -496,11 +499,7 @@ export function createMatchedScanner(options: OomScanOptions): {
   function gapBefore(record: KmsgRecord): number {
     if (record.seq === null || lastSeq === null) return 0;
     if (record.seq <= lastSeq) return -1;
-    return Math.max(0, record.seq - lastSeq - Math.max(1, record.line - lastSeqLine));
-  }
-
-  function expireOnGap(record: KmsgRecord): void {
-    if (open.length > 0 && lastSeq !== null && record.seq !== lastSeq + 1) expire(record);
+    return Math.max(0, record.seq - lastSeq - Math.max(1, at - lastSeqAt));
   }
 
   function startSweep(record: KmsgRecord, path: string): void {
@@ -535,7 +534,9 @@ export function createMatchedScanner(options: OomScanOptions): {
     return scan;
   }
 
-  return { push, frame, inPieces, isOpen: () => open.length > 0, end };
+  const isOpen = (line: number): boolean => open.some((report) => line - report.line <= MAX_REPORT_LINES);
+
+  return { push, frame, inPieces, isOpen, end };
 }
 
 /** All at once. */

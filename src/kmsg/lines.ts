@@ -1,0 +1,197 @@
+/* oxlint-disable no-control-regex -- terminals leave theirs in logs */
+import { type OomLine, matchOomLine } from "./match.ts";
+import { fromJson } from "./objects.ts";
+import { readPrefix } from "./prefix.ts";
+import { MAX_TEXT, toRecord } from "./record.ts";
+import type { KmsgRecord } from "./types.ts";
+
+/** A record that later lines may complete. */
+interface Pending {
+  record: KmsgRecord;
+  rank: number;
+  /** The last line taken into account. */
+  last: number;
+  joins: number;
+}
+
+/**
+ * Turns lines of text formats into records. Lines that hold nothing of the OOM killer may be left out: `before` gives
+ * the line that many lines before the one being read, where it was left out and may be of use.
+ */
+export function createLineReader(
+  emit: (record: KmsgRecord, found?: OomLine | null) => void,
+  before: (distance: number) => string | null = () => null,
+): {
+  line(raw: string, number: number): void;
+  flush(): void;
+  waiting(): boolean;
+} {
+  let pending: Pending | null = null;
+  let seen = 0;
+
+  function flush(): void {
+    if (pending === null) return;
+    const { record } = pending;
+    pending = null;
+    emit(record);
+  }
+
+  function line(raw: string, number: number): void {
+    if (pending !== null && number > pending.last + MAX_DISTANCE) flush();
+    const text = raw.length > MAX_TEXT ? raw.slice(0, MAX_TEXT) : raw;
+    const skipped = number - seen - 1;
+    seen = number;
+    if (text.includes("\r") || text.includes("\u001b")) {
+      const parts = clean(text)
+        .split("\r")
+        .filter((part) => part !== "");
+      for (const [i, part] of parts.entries()) one(part, number, i === 0 ? skipped : 0);
+      return;
+    }
+    one(text, number, skipped);
+  }
+
+  function one(text: string, number: number, skipped: number): void {
+    const first = text.charCodeAt(0);
+    if (Number.isNaN(first)) return;
+    // A dictionary line of the raw format.
+    if (first === 32 && /^ [A-Z_]+=/.test(text.slice(0, 64))) return;
+    if (first === 123) {
+      const records = fromJson(text, number);
+      if (records !== null) {
+        flush();
+        for (const record of records) emit(record);
+        return;
+      }
+    }
+    const head = readPrefix(text);
+    if (head.origin === "bare") {
+      if (skipped > 0) lookBack(number, skipped);
+      if (pending !== null && join(pending, head.text, number)) return;
+      if (head.text.trim() === "") return;
+    }
+    flush();
+    const record = toRecord(head, number);
+    if (record === null) return;
+    if (record.seq !== null) {
+      emit(record);
+      return;
+    }
+    const found = matchOomLine(record.text);
+    if (mayContinue(record, found)) pending = { record, rank: rankOf(found), last: number, joins: 0 };
+    else emit(record, found);
+  }
+
+  /** A prefix may stand alone before the line that it belongs to. */
+  function lookBack(number: number, skipped: number): void {
+    for (let distance = 1; distance <= Math.min(MAX_DISTANCE, skipped); distance++) {
+      const text = before(distance);
+      if (text === null) return;
+      if (text.trim() === "") continue;
+      line(text, number - distance);
+      seen = number;
+      return;
+    }
+  }
+
+  /** Continues the pending record with a line that has no prefix; false where that makes no better record. */
+  function join(wait: Pending, text: string, number: number): boolean {
+    if (text.trim() === "") return true;
+    if (wait.joins >= 8 || wait.record.text.length + text.length > MAX_TEXT) return false;
+    const next = text.trim();
+    const before = wait.record.text;
+    const held = before.trimEnd();
+    if (held !== "" && matchOomLine(next) !== null) return false;
+    let best: { text: string; rank: number; found: OomLine | null } | null = null;
+    // Mail wraps at blanks, a terminal in the middle of a word.
+    for (const glue of held === "" || held !== before ? [" "] : ["", " "]) {
+      const joined = held === "" ? next : held + glue + next;
+      const found = matchOomLine(joined);
+      const rank = rankOf(found);
+      if (best === null || rank > best.rank) best = { text: joined, rank, found };
+    }
+    if (best === null) return false;
+    // Still unfinished, but no worse: the next line may end it. Paths hold no blanks as a rule.
+    const onward =
+      best.found === null
+        ? isStub(best.text)
+        : best.found.type === "selected" && !best.found.whole && best.rank === wait.rank && !next.includes(" ");
+    if (best.rank <= wait.rank && !onward) return false;
+    wait.record = { ...wait.record, text: best.text };
+    wait.rank = best.rank;
+    wait.joins++;
+    wait.last = number;
+    if (!mayContinue(wait.record, best.found)) flush();
+    return true;
+  }
+
+  return { line, flush, waiting: () => pending !== null };
+}
+
+// Between the parts of a wrapped record one line may be blank.
+const MAX_DISTANCE = 2;
+
+const ANSI =
+  /\u001b(?:\[[0-?]{0,32}[ -/]{0,4}[@-~]|\][^\u0007\u001b]{0,256}(?:\u0007|\u001b\\)?|[()][A-Z0-9]|[@-Z\\^_=>])/g;
+
+/** Terminal colours and the like. */
+function clean(text: string): string {
+  return text.includes("\u001b") ? text.replace(ANSI, "") : text;
+}
+
+/** How much of a record is there; more is better. */
+function rankOf(found: OomLine | null): number {
+  switch (found?.type) {
+    case undefined:
+      return 0;
+    case "killed": {
+      const fields = [
+        found.uid,
+        found.totalVm,
+        found.anonRss,
+        found.fileRss,
+        found.shmemRss,
+        found.pgtables,
+        found.oomScoreAdj,
+      ].filter((value) => value !== null).length;
+      return found.shape === "garbled"
+        ? 1
+        : (found.shape === "cut" ? 2 : 3) + fields * 2 + (found.comm === null ? 0 : 1);
+    }
+    case "selected":
+      return found.whole ? 3 : found.constraint === "" ? 1 : 2;
+    case "chosen":
+    case "taskin":
+      return found.whole ? 3 : 2;
+    case "header":
+      return found.order === null ? 2 : 3;
+    default:
+      return 3;
+  }
+}
+
+/** Whether the next line may hold more of this record. */
+function mayContinue(record: KmsgRecord, found: OomLine | null): boolean {
+  if (found === null)
+    return isStub(record.text) || (record.text.length < 64 && record.text.trim() === "" && record.bare !== true);
+  if (found.type === "killed") return found.shape !== "whole" || found.oomScoreAdj === null;
+  if (found.type === "selected" || found.type === "chosen" || found.type === "taskin") return !found.whole;
+  return found.type === "header" && (found.order === null || !/adj=-?\d/.test(found.rest));
+}
+
+const STUBS = [
+  "Memory cgroup out of memory: Killed process ",
+  "Out of memory: Killed process ",
+  "Memory cgroup out of memory: Kill process ",
+  "Out of memory: Kill process ",
+  "Memory cgroup out of memory (oom_kill_allocating_task): ",
+];
+
+/** The beginning of an OOM record, cut before it can be told which. */
+function isStub(raw: string): boolean {
+  const text = raw.trim();
+  if (text.length < 12 || text.length > 12_288) return false;
+  if (text.startsWith("Tasks in /")) return !text.endsWith("memory.oom.group set");
+  if (text.endsWith(" invoked oom-killer:") && text.length < 64) return true;
+  return STUBS.some((stub) => stub.startsWith(text));
+}
