@@ -1,6 +1,6 @@
 /** What single lines of a record say, in words. */
 import { printable } from "../kmsg/index.ts";
-import type { Counters, RunEvent } from "../record.ts";
+import type { Counters, EventOf, RunEvent } from "../record.ts";
 import type { Check } from "./index.ts";
 import { sizeWords, telling, timeWords } from "./words.ts";
 
@@ -34,6 +34,29 @@ function countersWords(counters: Counters, key: string | undefined): string {
 
 const ended = ({ code, signal }: { code: number | null; signal: string | null }): string =>
   signal === null ? `ended with status ${code}` : `was ended by ${signal}`;
+
+function kubeletWords(event: EventOf<"kubelet">): string {
+  switch (event.did) {
+    case "start":
+      return `the kubelet (1.${event.minor}) started; it evicts at ${event.thresholds.map(({ signal, text }) => `${signal}<${text}`).join(", ")}`;
+    case "pass":
+      return `the kubelet looked (${event.by}): ${event.signals.map(({ signal, available }) => `${signal} ${sizeWords(available)}`).join(", ")}${event.log === null ? "" : `; ${event.log}`}`;
+    case "condition":
+      return `the node's MemoryPressure is ${event.status}: ${event.message}`;
+    case "threshold-met":
+      return "the kubelet's eviction threshold is met";
+    case "evict":
+      return `the kubelet evicts ${event.eviction.pod}: ${event.eviction.message}`;
+    case "killed":
+      return `the kubelet ended ${event.pod}${event.timedOut ? ", not all of it in time" : ""}`;
+    case "cleaned-up":
+      return `the kubelet waited for ${event.pods.join(", ")} to be gone`;
+    case "armed":
+      return event.problem === null
+        ? `the kernel tells the kubelet when usage reaches ${sizeWords(event.usage)}`
+        : `the kernel's notification could not be armed: ${event.problem}`;
+  }
+}
 
 /** One event in words; `key` is the counter that matters. */
 export function eventWords(event: RunEvent, key?: string): string {
@@ -70,6 +93,8 @@ export function eventWords(event: RunEvent, key?: string): string {
       );
     case "oom-event":
       return printable(`the OOM killer came for ${event.cgroup || "the run's cgroup"} (${event.file})`);
+    case "kubelet":
+      return printable(kubeletWords(event));
     case "kmsg-lost":
       return "kernel log records were lost";
     case "timeout":

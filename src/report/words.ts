@@ -82,7 +82,7 @@ export function sentence(verdict: Verdict): string {
   const why = printable(reason ?? "no reason was given");
   switch (status) {
     case "passed":
-      return `Passed: ${observed === null || observed.kills.length === 0 ? withoutKills(verdict) : withKills(observed.kills)}.`;
+      return `Passed: ${[evictionWords(verdict), observed === null || observed.kills.length === 0 ? withoutKills(verdict) : withKills(observed.kills)].filter((part) => part !== null).join("; ")}.`;
     case "failed":
     case "inconclusive": {
       const more = telltaleChecks(verdict).length - 1;
@@ -96,23 +96,35 @@ export function sentence(verdict: Verdict): string {
   }
 }
 
+const evictionWords = ({ observed }: Verdict): string | null => {
+  const pods = (observed?.evictions ?? []).map(({ pod }) => printable(pod));
+  return pods.length === 0 ? null : `the kubelet evicted ${listWords(pods)}`;
+};
+
 const withoutKills = ({ checks }: Verdict): string =>
   `no OOM kill happened, as expected${checks.length === 0 ? "" : `; ${checks.length === 1 ? "the one check holds" : `all ${checks.length} checks hold`}`}`;
 
+/** Kills for the same limit, by the same witnesses, are told together. */
 function withKills(kills: readonly Kill[]): string {
-  const told = kills.slice(0, 3).map((kill) => {
+  const names: Record<string, string> = { kmsg: "the kernel log", counters: "the counters", exit: "the exit status" };
+  const groups = new Map<string, string[]>();
+  for (const kill of kills) {
     const limit = limitWords(kill);
-    const witnesses: Record<string, string> = {
-      kmsg: "the kernel log",
-      counters: "the counters",
-      exit: "the exit status",
-    };
-    const by = kill.witnesses.map((witness) => witnesses[witness] ?? witness).join(" and ");
-    return `the kernel killed ${printable(kill.process ?? kill.victim.comm)} (pid ${kill.victim.pid}) ${limit === null ? `with a ${kill.kind} OOM kill` : `for the limit of ${limit} (${kill.kind})`}, as ${by} say`;
+    const by = listWords(kill.witnesses.map((witness) => names[witness] ?? witness));
+    const why = `${limit === null ? `with a ${kill.kind} OOM kill` : `for the limit of ${limit} (${kill.kind})`}, as ${by} ${kill.witnesses.length === 1 ? "says" : "say"}`;
+    const who = `${printable(kill.process ?? kill.victim.comm)} (pid ${kill.victim.pid})`;
+    groups.set(why, [...(groups.get(why) ?? []), who]);
+  }
+  const told = [...groups].map(([why, who]) => {
+    const shown = who.length > 4 ? [...who.slice(0, 3), `${who.length - 3} more`] : who;
+    return `the kernel killed ${listWords(shown)} ${why}`;
   });
-  const more = kills.length - told.length;
-  return `as expected, ${told.join("; ")}${more > 0 ? `; and ${more} more` : ""}`;
+  return `as expected, ${told.join("; ")}`;
 }
+
+/** `a, b and c`. */
+const listWords = (items: readonly string[]): string =>
+  items.length < 2 ? (items[0] ?? "") : `${items.slice(0, -1).join(", ")} and ${items.at(-1)}`;
 
 /** `1 failed, 3 passed`. */
 export const summaryWords = (summary: Summary): string =>
