@@ -5,9 +5,10 @@
  *   cli-HASH.cjs     the command line with its packages, one file
  *   cli-HASH.cache   V8's compiled code of it
  *   oomlab.cjs       the launcher: loads the two above
+ *   agent.cjs        the same for the program of a guest: agent-HASH.cjs, agent-HASH.cache
  *   workload.cjs     the program of the `node` workload
  *
- * The launcher is written last and names its bundle by content, so a build under way never breaks a command that starts.
+ * A launcher is written last and names its bundle by content, so a build under way never breaks a command that starts.
  */
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -106,22 +107,27 @@ function place(name, content, mode = 0o644) {
 mkdirSync(dist, { recursive: true });
 node(join(root, "node_modules/typescript/bin/tsc"), "-p", "tsconfig.build.json");
 
-const [cli, workload] = await Promise.all([
-  bundle("cli.ts", { open: "(function(exports,require,module,__filename,__dirname){", close: "})" }),
-  bundle("workload.ts"),
-]);
-// The launcher reads it as latin1; a regular expression's literal is not escaped by `charset: ascii`.
-const foreign = /[\u0080-\uffff]/.exec(cli);
-if (foreign)
-  throw new Error(
-    `the bundle is not ASCII at ${foreign.index}: write it as \\u in ${JSON.stringify(cli.slice(foreign.index - 30, foreign.index + 10))}`,
-  );
-const name = `cli-${createHash("sha256").update(cli).digest("hex").slice(0, 12)}`;
-place(`${name}.cjs`, cli);
-node(join(root, "scripts/codecache.cjs"), join(dist, `${name}.cjs`), join(dist, `${name}.cache`));
-place("workload.cjs", workload);
+place("workload.cjs", await bundle("workload.ts"));
+const wrapper = { open: "(function(exports,require,module,__filename,__dirname){", close: "})" };
 const launcher = readFileSync(join(root, "scripts/launcher.cjs"), "utf8");
-place("oomlab.cjs", launcher.replaceAll("@VERSION@", version).replaceAll("@BUNDLE@", name), 0o755);
+const kept = new Set();
+for (const [entry, kind, program] of /** @type {const} */ ([
+  ["agent.ts", "agent", "agent.cjs"],
+  ["cli.ts", "cli", "oomlab.cjs"],
+])) {
+  const text = await bundle(entry, wrapper);
+  // The launcher reads it as latin1; a regular expression's literal is not escaped by `charset: ascii`.
+  const foreign = /[\u0080-\uffff]/.exec(text);
+  if (foreign)
+    throw new Error(
+      `the bundle is not ASCII at ${foreign.index}: write it as \\u in ${JSON.stringify(text.slice(foreign.index - 30, foreign.index + 10))}`,
+    );
+  const name = `${kind}-${createHash("sha256").update(text).digest("hex").slice(0, 12)}`;
+  place(`${name}.cjs`, text);
+  node(join(root, "scripts/codecache.cjs"), join(dist, `${name}.cjs`), join(dist, `${name}.cache`));
+  place(program, launcher.replaceAll("@VERSION@", version).replaceAll("@BUNDLE@", name), 0o755);
+  kept.add(`${name}.cjs`).add(`${name}.cache`);
+}
 
 // What an earlier build left of sources that are gone.
 for (const file of readdirSync(dist, { recursive: true, encoding: "utf8" })) {
@@ -129,5 +135,5 @@ for (const file of readdirSync(dist, { recursive: true, encoding: "utf8" })) {
   if (source !== undefined && !existsSync(join(root, "src", `${source}.ts`))) rmSync(join(dist, file));
 }
 for (const file of readdirSync(dist)) {
-  if (/^cli-.*\.(cjs|cache)/.test(file) && !file.startsWith(`${name}.`)) rmSync(join(dist, file));
+  if (/^(?:cli|agent)-.*\.(?:cjs|cache)/.test(file) && !kept.has(file)) rmSync(join(dist, file));
 }

@@ -197,7 +197,7 @@ const addonVersions = () => {
 };
 
 const buildStamp = "dist/.stamp";
-const buildOutputs = ["dist/oomlab.cjs", "dist/index.js", "dist/workload.cjs"];
+const buildOutputs = ["dist/oomlab.cjs", "dist/agent.cjs", "dist/index.js", "dist/workload.cjs"];
 const buildKey = () =>
   hash(
     [

@@ -24,6 +24,7 @@ const allowed: Readonly<Record<string, readonly string[] | "anything">> = {
   api: ["scenario", "plan", "machine", "record", "verdict", "report", "kmsg"],
   cli: ["api", "report", "scenario", "kmsg", "native", "machine"],
   workload: ["native"],
+  agent: ["cli"],
   index: "anything",
 };
 const everywhere: ReadonlySet<string> = new Set(["errors", "units"]);

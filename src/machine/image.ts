@@ -21,7 +21,7 @@ import { busybox } from "./kernel.ts";
 import { execute, type Say } from "./packages.ts";
 
 /** Bump it when what is in the image changes. */
-const layout = 1;
+const layout = 3;
 
 /** Runs in the image as process 1: the agent, then power off. A failure is told on the console. */
 const init = `#!/bin/sh
@@ -30,7 +30,7 @@ mkdir -p /dev/shm /dev/pts
 mount -t tmpfs -o mode=1777 shm /dev/shm
 export PATH=/usr/local/bin:/usr/bin:/bin:/sbin HOME=/tmp
 cd /tmp
-(echo -1000 > /proc/self/oom_score_adj; exec NODE /oomlab/dist/oomlab.cjs agent /dev/vport*p1) || echo "oomlab-init: the agent ended with status $?"
+(echo -1000 > /proc/self/oom_score_adj; exec NODE /oomlab/dist/agent.cjs /dev/vport*p1) || echo "oomlab-init: the agent ended with status $?"
 poweroff -f
 `;
 
@@ -38,7 +38,7 @@ poweroff -f
 function builtFolder(): string {
   for (const up of ["../", "../../"]) {
     const folder = fileURLToPath(new URL(up, import.meta.url));
-    if (existsSync(join(folder, "dist/oomlab.cjs"))) return folder;
+    if (existsSync(join(folder, "dist/agent.cjs"))) return folder;
   }
   throw new MachineError("NOT_BUILT", "the VM runs oomlab as built, and it is not built", {
     hint: "run `npm run setup` in the oomlab folder",
@@ -48,9 +48,9 @@ function builtFolder(): string {
 /** What of oomlab goes into the image: path in the image -> file. */
 function ownFiles(): Map<string, string> {
   const root = builtFolder();
-  const files = new Map<string, string>([["package.json", join(root, "package.json")]]);
+  const files = new Map<string, string>();
   for (const name of readdirSync(join(root, "dist")))
-    if (/\.(cjs|cache)$/.test(name)) files.set(`dist/${name}`, join(root, "dist", name));
+    if (/^(agent|workload).*\.(cjs|cache)$/.test(name)) files.set(`dist/${name}`, join(root, "dist", name));
   for (const path of [addonPath(), stressPath()]) files.set(`native/build/Release/${basename(path)}`, path);
   return files;
 }
