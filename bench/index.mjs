@@ -8,6 +8,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import os from "node:os";
 import { dirname, join } from "node:path";
 import { parseArgs } from "node:util";
+import { explain } from "./explain.mjs";
 import {
   BenchError,
   MiB,
@@ -322,7 +323,12 @@ function machineOfItsOwn(lab) {
   vm(lab, (what, values, unit, compared) => row(lab, what, values, unit, compared));
 }
 
-const parts = { touch, kill, own, rate, version, one, fifty, memory, vm: machineOfItsOwn };
+/** @param {Lab} lab */
+function kernelLogs(lab) {
+  explain(lab, (what, values, unit, compared) => row(lab, what, values, unit, compared));
+}
+
+const parts = { touch, kill, own, rate, version, one, fifty, memory, explain: kernelLogs, vm: machineOfItsOwn };
 
 /** @param {Row[]} rows */
 function table(rows) {

@@ -1,8 +1,8 @@
 /* oxlint-disable no-control-regex -- terminals leave theirs in logs */
 import { type OomLine, matchOomLine } from "./match.ts";
 import { fromJson } from "./objects.ts";
-import { readPrefix } from "./prefix.ts";
-import { MAX_TEXT, toRecord } from "./record.ts";
+import { type PrefixedLine, readPrefix } from "./prefix.ts";
+import { MAX_TEXT, toRecord, unescapeText } from "./record.ts";
 import type { KmsgRecord } from "./types.ts";
 
 /** A record that later lines may complete. */
@@ -12,6 +12,8 @@ interface Pending {
   /** The last line taken into account. */
   last: number;
   joins: number;
+  /** Length of a record that comes in pieces, else 0. */
+  of: number;
 }
 
 /**
@@ -51,35 +53,59 @@ export function createLineReader(
     one(text, number, skipped);
   }
 
-  function one(text: string, number: number, skipped: number): void {
-    const first = text.charCodeAt(0);
+  function one(raw: string, number: number, skipped: number): void {
+    let first = raw.charCodeAt(0);
+    let text = raw;
+    if (first === 0 || first === 30 || (first === 100 && raw.startsWith("data: {"))) {
+      // A crash's NULs; journalctl -o json-seq and json-sse.
+      text = raw.replace(/^(?:\0+|\u001e|data: )/, "");
+      first = text.charCodeAt(0);
+    }
     if (Number.isNaN(first)) return;
     // A dictionary line of the raw format.
     if (first === 32 && /^ [A-Z_]+=/.test(text.slice(0, 64))) return;
-    if (first === 123) {
-      const records = fromJson(text, number);
-      if (records !== null) {
-        flush();
-        for (const record of records) emit(record);
-        return;
-      }
-    }
+    if (first === 123 && object(text, number)) return;
     const head = readPrefix(text);
     if (head.origin === "bare") {
       if (skipped > 0) lookBack(number, skipped);
-      if (pending !== null && join(pending, head.text, number)) return;
+      if (pending !== null && pending.of === 0 && join(pending, head.text, number)) return;
       if (head.text.trim() === "") return;
     }
+    if (head.part !== null && pieceOf(head)) return;
     flush();
+    // A collector's prefix, then the entry.
+    if (head.origin !== "bare" && head.text.startsWith('{"') && object(head.text, number)) return;
     const record = toRecord(head, number);
     if (record === null) return;
+    if (head.part !== null && head.part.from === 0 && record.text.length < head.part.of) {
+      pending = { record, rank: 0, last: number, joins: 0, of: head.part.of };
+      return;
+    }
     if (record.seq !== null) {
       emit(record);
       return;
     }
     const found = matchOomLine(record.text);
-    if (mayContinue(record, found)) pending = { record, rank: rankOf(found), last: number, joins: 0 };
+    if (mayContinue(record, found)) pending = { record, rank: rankOf(found), last: number, joins: 0, of: 0 };
     else emit(record, found);
+  }
+
+  function object(text: string, number: number): boolean {
+    const records = fromJson(text, number);
+    if (records === null) return false;
+    flush();
+    for (const record of records) emit(record);
+    return true;
+  }
+
+  /** Adds the next piece of a record that extended netconsole sent in several. */
+  function pieceOf(head: PrefixedLine): boolean {
+    if (pending === null || pending.of === 0 || pending.record.seq !== head.seq || pending.joins >= 64) return false;
+    pending.record = { ...pending.record, text: pending.record.text + unescapeText(head.text) };
+    pending.joins++;
+    pending.last++;
+    if (pending.record.text.length >= pending.of) flush();
+    return true;
   }
 
   /** A prefix may stand alone before the line that it belongs to. */

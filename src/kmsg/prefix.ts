@@ -9,6 +9,8 @@ export interface PrefixedLine {
   facility: number | null;
   level: number | null;
   caller: string | null;
+  /** Where this part of a record begins, and how long the record is: extended netconsole sends long ones in pieces. */
+  part: { from: number; of: number } | null;
   text: string;
 }
 
@@ -60,6 +62,7 @@ export function readPrefix(line: string): PrefixedLine {
     facility: null,
     level: null,
     caller: null,
+    part: null,
     text: line,
   };
   const first = line.charCodeAt(0);
@@ -177,6 +180,8 @@ const CALLER = /^\[ {0,16}([TC]\d{1,10})\] ?/;
 const DELTA = /^\[ {0,3}<? {0,12}[+-]?\d{1,10}\.\d{1,9}>?\] ?|^\[<[ \d.]{1,24}>\] ?/;
 // `[Sat Apr 27 22:56:09 2019]`, in any language; `[Aug12 03:54]` of dmesg -H.
 const WALL = /^\[[^\][]{0,48}?\d{1,2}[:.]\d{2}(?:[:.]\d{2})?[^\][]{0,24}\](?:: | ?)/;
+// `kubectl logs --prefix`
+const POD = /^\[pod\/[^\][ ]{1,300}\] (?=\[)/;
 
 /** Timestamps in brackets and what may follow them. */
 function readBrackets(line: string, at: number, head: PrefixedLine, outer: boolean): number {
@@ -193,9 +198,18 @@ function readBrackets(line: string, at: number, head: PrefixedLine, outer: boole
       head.origin = "kernel";
       return at + caller[0].length;
     }
-    const wall = DELTA.exec(start) ?? WALL.exec(start);
-    if (wall === null || !/\d/.test(wall[0])) return -1;
+    const wall = DELTA.exec(start) ?? WALL.exec(start) ?? POD.exec(start);
+    if (wall === null || (!/\d/.test(wall[0]) && wall[0][1] !== "p")) return -1;
     end = at + wall[0].length;
+    // A console logger's time, then the kernel's.
+    if (outer && (line[end] === "[" || line[end] === "<")) {
+      const inner =
+        line[end] === "["
+          ? readBrackets(line, end, head, false)
+          : readPriority(line, end, line.slice(end, end + MAX_PREFIX), head);
+      if (inner !== -1) return inner;
+    }
+    if (wall[0][1] === "p" && !WALL.test(wall[0])) return -1;
   }
   head.origin = "kernel";
   const caller = CALLER.exec(line.slice(end, end + 32));
@@ -249,7 +263,12 @@ const ISO = /^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(?:[.,]\d{1,9})?(?: ?[+-]\d{
 const DATE =
   /^(?:[^\s:[\]<>=,;]{1,16} {1,2}){1,4}?\d{1,2}:\d{2}:\d{2}(?:[.,]\d{1,9})?(?: [A-Z]{3,5}(?= ))?(?: (?:19|20)\d{2}(?= ))? /;
 const EPOCH = /^\d{9,10}\.\d{1,9} /;
-const DECODED = /^(\w{2,8}) {0,6}: ?(\w{2,7}) {0,6}: /;
+const DECODED = /^(\w{2,8}) {0,6}: {0,8}(\w{2,7}) {0,6}: /;
+// Android: month, day, time, [uid,] pid, tid, level, tag. The kernel's own lines come from pid 0 and have no tag.
+const LOGCAT =
+  /^\d{2}-\d{2} \d{2}:\d{2}:\d{2}\.\d{3} {1,6}(?:\w{1,12} {1,6})?(\d{1,7}) {1,6}\d{1,7} [VDIWEF] ([^:]{0,64}): /;
+// A time alone, as console loggers put it in front.
+const TIME = /^\d{1,2}:\d{2}:\d{2}(?:[.,]\d{1,9})? {1,3}(?=[<[])/;
 const NETCONSOLE = /^(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9a-f:.]{2,45})(?::\d{1,5})? /;
 
 /** Prefixes that start with a word or a number. */
@@ -257,15 +276,30 @@ function readWords(line: string, at: number, start: string, head: PrefixedLine):
   const first = start.charCodeAt(0);
   const digit = first >= 48 && first <= 57;
   if (digit) {
-    const raw = /^(\d{1,5}),(\d{1,20}),(\d{1,20}),([^;]{0,200});/.exec(start);
+    // Extended netconsole may have the kernel's release in front.
+    const raw = /^(?:\d{1,2}\.\d{1,3}[^,;]{0,64},)?(\d{1,5}),(\d{1,20}),(\d{1,20}),([^;]{0,200});/.exec(start);
     if (raw !== null) {
       head.facility = Number(raw[1]) >> 3;
       head.level = Number(raw[1]) & 7;
       head.seq = Number(raw[2]);
       head.timeUs = Number(raw[3]);
       head.caller = /(?:^|,)caller=([TC]\d{1,10})/.exec(raw[4] ?? "")?.[1] ?? null;
+      const part = /(?:^|,)ncfrag=(\d{1,6})\/(\d{1,6})/.exec(raw[4] ?? "");
+      if (part !== null) head.part = { from: Number(part[1]), of: Number(part[2]) };
       head.origin = head.facility === 0 ? "kernel" : "other";
       return at + raw[0].length;
+    }
+  }
+  if (digit) {
+    const logcat = LOGCAT.exec(start);
+    if (logcat !== null) {
+      head.origin = logcat[1] === "0" && (logcat[2] ?? "").trim() === "" ? "kernel" : "other";
+      return afterTag(line, at + logcat[0].length, head);
+    }
+    const time = TIME.exec(start);
+    if (time !== null) {
+      const inner = readHead(line, at + time[0].length, head);
+      if (inner !== -1) return inner;
     }
   }
   // dmesg -x: `kern  :err   : [    1.0] `
@@ -296,6 +330,12 @@ function readWords(line: string, at: number, start: string, head: PrefixedLine):
   // Container runtimes: `2025-01-01T00:00:00Z stdout F `
   const stream = /^std(?:out|err) [FP] /.exec(line.slice(end, end + 16));
   if (stream !== null) end += stream[0].length;
+  // A test runner's level and module, then the journal's own line.
+  const copied = /^(?:DEBUG|INFO|WARNING|ERROR):[^\s:]{1,64}:(?=\D{1,16} {1,2}\d)/.exec(line.slice(end, end + 100));
+  if (copied !== null) {
+    const inner = readHead(line, end + copied[0].length, head);
+    if (inner !== -1) return inner;
+  }
   const rest = line.slice(end, end + MAX_PREFIX);
   const peer = NETCONSOLE.exec(rest);
   if (peer !== null) {
@@ -335,7 +375,9 @@ function readWords(line: string, at: number, start: string, head: PrefixedLine):
 
 /** After `kernel: ` there may be a timestamp in brackets. */
 function afterTag(line: string, at: number, head: PrefixedLine): number {
-  if (line[at] !== "[") return at;
-  const inner = readBrackets(line, at, head, false);
+  let from = at;
+  while (line[from] === " " && from < at + 4) from++;
+  if (line[from] !== "[") return at;
+  const inner = readBrackets(line, from, head, false);
   return inner === -1 ? at : inner;
 }

@@ -9,7 +9,7 @@ export const MAX_TEXT = 16_384;
 export const DECODER: { decode(bytes: Uint8Array): string } = new TextDecoder();
 
 /** Undoes the \xNN of /dev/kmsg (kernel/printk/printk.c msg_add_ext_text()): bytes, so that UTF-8 comes back whole. */
-function unescapeText(text: string): string {
+export function unescapeText(text: string): string {
   if (!text.includes("\\x")) return text;
   return text.replace(/(?:\\x[0-9a-f]{2})+/gi, (run) => {
     const bytes = new Uint8Array(run.length / 4);
