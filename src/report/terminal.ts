@@ -5,7 +5,17 @@ import type { Plan } from "../plan.ts";
 import { evidenceWords } from "./evidence.ts";
 import type { Check, Output, Reporter, RunInfo, ScenarioResult, Status, Summary, Verdict } from "./index.ts";
 import { liveView } from "./live.ts";
-import { checkWords, killWords, marks, ranges, severity, telling, telltaleChecks, whereWords } from "./words.ts";
+import {
+  checkWords,
+  evictedWords,
+  killWords,
+  marks,
+  ranges,
+  severity,
+  telling,
+  telltaleChecks,
+  whereWords,
+} from "./words.ts";
 
 type Style = Parameters<typeof styleText>[0];
 
@@ -95,6 +105,7 @@ function scenario({ verdict, plan }: ScenarioResult, line: Line, paint: Paint): 
   for (const text of told) line(`  ${paint("cyan", printable(text))}`);
   if (told.length > 0) line();
   for (const kill of verdict.observed?.kills ?? []) line(`  ${killWords(kill)}`);
+  for (const eviction of verdict.observed?.evictions ?? []) line(`  ${evictedWords(eviction)}`);
   const foreign = verdict.observed?.foreignKills.length ?? 0;
   if (foreign > 0) line(`  ${foreign} OOM kill(s) on this machine in the meantime were not ours`);
   const took = verdict.durationMs === null ? "" : ` in ${verdict.durationMs} ms`;

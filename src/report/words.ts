@@ -3,6 +3,8 @@ import { printable } from "../kmsg/index.ts";
 import { formatBytes } from "../units.ts";
 import type { Check, Kill, Status, Summary, Verdict } from "./index.ts";
 
+type Eviction = NonNullable<NonNullable<Verdict["observed"]>["evictions"]>[number];
+
 /** A mark before the word, so that no colour is needed. */
 export const marks: Record<Status, string> = {
   passed: "\u2713",
@@ -67,6 +69,15 @@ export function killWords(kill: Kill): string {
   const limit = limitWords(kill);
   const missing = kill.missing.length === 0 ? "" : `; not in the log: ${kill.missing.join(", ")}`;
   return `${kill.kind} OOM kill of ${who}${limit === null ? "" : `, limit of ${limit}`}${sizes.length === 0 ? "" : `, ${sizes.join(", ")}`}; witnesses: ${kill.witnesses.join(", ")}${missing}`;
+}
+
+/** One eviction: when, by which numbers, and the kubelet's own message. */
+export function evictedWords({ pod, message, atMs, available, threshold, rank }: Eviction): string {
+  const memory =
+    available === null || threshold === null
+      ? ""
+      : `: ${formatBytes(available)} available, below ${formatBytes(threshold)}`;
+  return `the kubelet evicted ${printable(pod)} after ${atMs} ms${memory}${rank === null ? "" : `, place ${rank} in its order`}: "${printable(message.trim())}"`;
 }
 
 /** The checks that a verdict rests on, those that failed first. */
