@@ -129,7 +129,7 @@ function writeAll(fd: number, text: string): void {
 const pause = new Int32Array(new SharedArrayBuffer(4));
 
 /** Makes this guest the machine of a VmSpec: all of it but the time of day. Throws Unmet where its kernel cannot be that. */
-function setUp(vm: VmSpec, version: CgroupVersion): void {
+export function setUp(vm: VmSpec, version: CgroupVersion): void {
   // The console is the second copy of the kernel log: it gets every line from now on.
   writeFileSync("/proc/sys/kernel/printk", "7");
   const unified = mountCgroups(version, vm);

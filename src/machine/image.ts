@@ -21,16 +21,17 @@ import { busybox } from "./kernel.ts";
 import { execute, type Say } from "./packages.ts";
 
 /** Bump it when what is in the image changes. */
-const layout = 3;
+const layout = 4;
 
-/** Runs in the image as process 1: the agent, then power off. A failure is told on the console. */
+/** Runs in the image as process 1: its program (the agent), then power off. A failure is told on the console. */
 const init = `#!/bin/sh
 mount -t tmpfs -o mode=1777 tmp /tmp
 mkdir -p /dev/shm /dev/pts
 mount -t tmpfs -o mode=1777 shm /dev/shm
+ifconfig lo up
 export PATH=/usr/local/bin:/usr/bin:/bin:/sbin HOME=/tmp
 cd /tmp
-(echo -1000 > /proc/self/oom_score_adj; exec NODE /oomlab/dist/agent.cjs /dev/vport*p1) || echo "oomlab-init: the agent ended with status $?"
+(echo -1000 > /proc/self/oom_score_adj; exec NODE /oomlab/PROGRAM /dev/vport*p1) || echo "oomlab-init: PROGRAM ended with status $?"
 poweroff -f
 `;
 
@@ -45,34 +46,47 @@ function builtFolder(): string {
   });
 }
 
-/** What of oomlab goes into the image: path in the image -> file. */
-function ownFiles(): Map<string, string> {
+/** What of oomlab goes into the image: path below its folder -> file. `programs`: which of dist/. */
+export function oomlabFiles(programs: RegExp): Map<string, string> {
   const root = builtFolder();
-  const files = new Map<string, string>();
+  const files = new Map<string, string>([["package.json", join(root, "package.json")]]);
   for (const name of readdirSync(join(root, "dist")))
-    if (/^(agent|workload).*\.(cjs|cache)$/.test(name)) files.set(`dist/${name}`, join(root, "dist", name));
+    if (programs.test(name) && /\.(cjs|cache)$/.test(name)) files.set(`dist/${name}`, join(root, "dist", name));
   for (const path of [addonPath(), stressPath()]) files.set(`native/build/Release/${basename(path)}`, path);
   return files;
 }
 
-/** Path of the image; built where it is missing, or where Node, oomlab or a library has changed. */
-export async function guestImage(say: Say): Promise<string> {
-  const files = ownFiles();
+/** Path of the agent's image. */
+export const guestImage = (say: Say): Promise<string> =>
+  programImage("image", oomlabFiles(/^(agent|workload)/), "dist/agent.cjs", say);
+
+/**
+ * Path of an image that runs one program of Node's, given the channel's device; built where it is missing, or where Node,
+ * a file or a library has changed. `kind`: its name in the cache, one word.
+ */
+export async function programImage(
+  kind: string,
+  files: ReadonlyMap<string, string>,
+  program: string,
+  say: Say,
+): Promise<string> {
   const node = realpathSync(process.execPath);
-  const sum = createHash("sha256").update(JSON.stringify([layout, identity(node)]));
+  const sum = createHash("sha256").update(JSON.stringify([layout, program, identity(node)]));
   for (const [name, path] of files) sum.update(`\0${name}\0`).update(readFileSync(path));
   const libraries = await librariesOf(node);
   for (const library of libraries) sum.update(identity(realpathSync(library)));
-  const folder = await cached(`image-${sum.digest("hex").slice(0, 20)}`, async (target) => {
+  const folder = await cached(`${kind}-${sum.digest("hex").slice(0, 20)}`, async (target) => {
     say("making the VM's image");
     const root = join(target, "root");
-    for (const path of ["bin", "sbin", "dev", "proc", "sys", "run", "tmp", "etc", "root"])
+    for (const path of ["bin", "sbin", "dev", "proc", "sys", "run", "tmp", "var/tmp", "etc", "root"])
       mkdirSync(join(root, path), { recursive: true });
     place(root, process.execPath, node);
     for (const library of libraries) place(root, library, realpathSync(library));
     for (const [name, path] of files) place(root, `/oomlab/${name}`, path);
     await placeBusybox(root, say);
-    writeFileSync(join(root, "sbin/init"), init.replace("NODE", process.execPath), { mode: 0o755 });
+    writeFileSync(join(root, "sbin/init"), init.replace("NODE", process.execPath).replaceAll("PROGRAM", program), {
+      mode: 0o755,
+    });
     writeFileSync(join(root, "etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n");
     await execute("mkfs.erofs", ["-zlz4", "-T0", "--all-root", join(target, "image.erofs"), root]);
     rmSync(root, { recursive: true });
