@@ -183,6 +183,11 @@ function mountCgroups(version: CgroupVersion, { hybrid, mountOptions }: VmSpec):
     }
   }
   if (version === 2 || hybrid) {
+    // Documentation/admin-guide/cgroup-v2.rst: the mount options that this kernel knows, a line each.
+    const known = new Set(readFileSync("/sys/kernel/cgroup/features", "utf8").split("\n"));
+    const unknown = mountOptions.filter((option) => !known.has(option));
+    if (unknown.length > 0)
+      throw new Unmet(`the kernel of its VM has no mount option ${unknown.join(", ")} of cgroup2`);
     mkdirSync(unified, { recursive: true });
     tool("mount", "-t", "cgroup2", "-o", mountOptions.join(","), "none", unified);
   }

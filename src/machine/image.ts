@@ -21,19 +21,7 @@ import { busybox } from "./kernel.ts";
 import { execute, type Say } from "./packages.ts";
 
 /** Bump it when what is in the image changes. */
-const layout = 4;
-
-/** Runs in the image as process 1: its program (the agent), then power off. A failure is told on the console. */
-const init = `#!/bin/sh
-mount -t tmpfs -o mode=1777 tmp /tmp
-mkdir -p /dev/shm /dev/pts
-mount -t tmpfs -o mode=1777 shm /dev/shm
-ifconfig lo up
-export PATH=/usr/local/bin:/usr/bin:/bin:/sbin HOME=/tmp
-cd /tmp
-(echo -1000 > /proc/self/oom_score_adj; exec NODE /oomlab/PROGRAM /dev/vport*p1) || echo "oomlab-init: PROGRAM ended with status $?"
-poweroff -f
-`;
+const layout = 5;
 
 /** oomlab as built: the folder that holds dist/. */
 function builtFolder(): string {
@@ -84,9 +72,7 @@ export async function programImage(
     for (const library of libraries) place(root, library, realpathSync(library));
     for (const [name, path] of files) place(root, `/oomlab/${name}`, path);
     await placeBusybox(root, say);
-    writeFileSync(join(root, "sbin/init"), init.replace("NODE", process.execPath).replaceAll("PROGRAM", program), {
-      mode: 0o755,
-    });
+    writeFileSync(join(root, "etc/program"), `${process.execPath} /oomlab/${program}\n`);
     writeFileSync(join(root, "etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n");
     await execute("mkfs.erofs", ["-zlz4", "-T0", "--all-root", join(target, "image.erofs"), root]);
     rmSync(root, { recursive: true });

@@ -28,7 +28,7 @@ export interface GuestKernel {
 }
 
 /** Bump it when what is in an entry changes. */
-const layout = 3;
+const layout = 4;
 
 /** Loaded before the image can be mounted. */
 const earlyModules = ["virtio_pci", "virtio_blk", "virtio_console", "erofs"];
@@ -239,7 +239,7 @@ export async function busybox(say: Say): Promise<string> {
   return join(folder, "busybox");
 }
 
-/** Mounts what the image needs, then becomes the image's own init. */
+/** Process 1: mounts the image, runs its program (a line of etc/program) in it, powers off. Its shell is in memory; the image's own programs are not yet. */
 const init = `#!/bin/busybox sh
 b=/bin/busybox
 echo "oomlab-init: the kernel is up"
@@ -250,10 +250,18 @@ for m in $($b cat /modules/early); do $b insmod /modules/$m || echo "oomlab-init
 # Programs are read whole soon: fewer, bigger requests.
 echo 512 > /sys/block/vda/queue/read_ahead_kb
 $b mount -t erofs -o ro /dev/vda /image || { echo "oomlab-init: the image cannot be mounted"; $b poweroff -f; }
-$b mount -t tmpfs -o mode=755 run /image/run
-$b cp -a /modules /image/run/
 for d in dev proc sys; do $b mount -o move /$d /image/$d; done
-exec $b switch_root /image /sbin/init
+$b mount -t tmpfs -o mode=755 run /image/run
+$b mount -t tmpfs -o mode=1777 tmp /image/tmp
+$b mkdir /image/dev/shm /image/dev/pts /image/run/modules
+$b mount -t tmpfs -o mode=1777 shm /image/dev/shm
+$b mount -o bind /modules /image/run/modules
+$b ifconfig lo up
+export PATH=/usr/local/bin:/usr/bin:/bin:/sbin HOME=/tmp
+read program < /image/etc/program
+for port in /image/dev/vport*p1; do :; done
+(echo -1000 > /image/proc/self/oom_score_adj; exec $b chroot /image $program \${port#/image}) || echo "oomlab-init: $program ended with status $?"
+$b poweroff -f
 `;
 
 /** Copies the modules that the guest loads, and lists each with all it depends on, in the order of loading. */
