@@ -133,6 +133,25 @@ describe("how a VM ends", canBoot, () => {
     expect(fresh()).toEqual([]);
   });
 
+  test(
+    "an engine that is stopped in the middle of its run ends in a verdict, its guest is killed",
+    { timeout: 180_000 },
+    async () => {
+      const path = scenario(
+        "hang",
+        "name: hang\nmachine: { memory: 256Mi }\ntimeout: 1s\nprocesses: { stops: { command: 'kill -STOP $PPID' } }\n",
+      );
+      const { told, exitCode } = await run([path]);
+      expect(told.get("hang")).toMatchObject({
+        status: "errored",
+        reason: expect.stringMatching(
+          /^the VM hangs: the run in it was to end within 1 s \(its console's last lines: /,
+        ),
+      });
+      expect(exitCode).toBe(3);
+    },
+  );
+
   test("the guest's own timeout is the scenario's", { timeout: 120_000 }, async () => {
     const { told } = await run([long()]);
     expect(told.get("long")).toMatchObject({ machine: "vm", status: "passed" });
