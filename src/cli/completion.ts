@@ -2,8 +2,6 @@
 import type { Argument, Command, Option } from "commander";
 import { UsageError } from "../errors.ts";
 
-export const shells: readonly string[] = ["bash", "zsh", "fish"];
-
 /** What stands behind an option or an argument. */
 type Values = { kind: "none" } | { kind: "words"; words: readonly string[] } | { kind: "files" } | { kind: "any" };
 
@@ -22,13 +20,15 @@ interface Verb {
   operands: Values;
 }
 
-/** The script that a shell sources. Throws UsageError for a shell that there is none for. */
+/** The script that a shell sources: `bash`, `zsh` or `fish`. Throws UsageError for another one. */
 export function completion(shell: string, program: Command, reporters: readonly string[]): string {
-  const verbs = verbsOf(program, reporters);
   const scripts: Record<string, (verbs: Verb[]) => string> = { bash, zsh, fish };
   const script = Object.hasOwn(scripts, shell) ? scripts[shell] : undefined;
-  if (!script) throw new UsageError(`no completion for ${JSON.stringify(shell)}: expected one of ${shells.join(", ")}`);
-  return script(verbs);
+  if (!script)
+    throw new UsageError(
+      `no completion for ${JSON.stringify(shell)}: expected one of ${Object.keys(scripts).join(", ")}`,
+    );
+  return script(verbsOf(program, reporters));
 }
 
 function verbsOf(program: Command, reporters: readonly string[]): Verb[] {
@@ -118,7 +118,7 @@ _oomlab() {
   # What stands before the last "=" is on the line already where "=" splits words.
   local cut=""
   [[ $COMP_WORDBREAKS == *=* && $word == *=* ]] && cut=\${word%=*}=
-  words() { mapfile -t COMPREPLY < <(compgen -W "$1" -- "$word"); COMPREPLY=("\${COMPREPLY[@]#"$cut"}"); [[ \${COMPREPLY[0]-} == *= ]] && compopt -o nospace; return 0; }
+  words() { mapfile -t COMPREPLY < <(compgen -W "$1" -- "$word"); COMPREPLY=("\${COMPREPLY[@]#"$cut"}"); [[ \${COMPREPLY[0]-} == *= ]] && compopt -o nospace 2>/dev/null; return 0; }
   files() { compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "\${word##*=}"); }
   case $command in
     "") words ${JSON.stringify([...verbs.map(({ name }) => name), "--help", "--version"].join(" "))} ;;

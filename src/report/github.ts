@@ -2,6 +2,7 @@
  * GitHub Actions: annotations on standard output, and a summary of the job in Markdown. The runner shows ten
  * annotations of a kind a step, and takes 1 MiB of summary; what is left out is said.
  */
+import { printable } from "../kmsg/index.ts";
 import type { Plan } from "../plan.ts";
 import { evidenceWords } from "./evidence.ts";
 import type { Check, Output, Reporter, RunInfo, ScenarioResult, Status, Surroundings, Verdict } from "./index.ts";
@@ -93,11 +94,15 @@ export function githubReporter(output: Output, info: RunInfo, around: Surroundin
 function annotate({ verdict, plan, record }: ScenarioResult, file: string): Annotation[] {
   const { status, reason } = verdict;
   if (status === "passed") return [];
-  const at = { level: levels[status], file, title: `${verdict.name} (${whereWords(verdict)}): ${status}` };
+  const at = {
+    level: levels[status],
+    file: printable(file),
+    title: `${printable(verdict.name)} (${whereWords(verdict)}): ${status}`,
+  };
   const whole = { ...at, line: plan.line ?? 1, column: 1, first: true };
   const checks = telltaleChecks(verdict);
   if (status === "skipped" || status === "errored" || checks.length === 0)
-    return [{ ...whole, message: reason ?? status }];
+    return [{ ...whole, message: printable(reason ?? status) }];
   const cgroups = plan.cgroups.map(({ name }) => name);
   return checks.map((check, index) => ({
     ...whole,

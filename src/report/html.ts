@@ -116,7 +116,7 @@ function matrix(entries: readonly Entry[]): string {
       ? "<td>not run</td>"
       : `<td>${here.map(({ id, verdict }) => `<a href="#${id}">${marks[verdict.status]} ${verdict.status}</a>`).join(" ")}</td>`;
   };
-  return `<section aria-labelledby="matrix">
+  return `<section>
 <h2 id="matrix">Kernels and cgroup versions</h2>
 <div class="scroll" tabindex="0" role="region" aria-labelledby="matrix">
 <table>

@@ -47,8 +47,10 @@ export function liveView(now: () => number): LiveView {
       else if (event.type === "machine") state.phase = `${event.machine} is up`;
       else if (event.type === "counters") {
         const { "memory.current": current, "memory.max": limit } = event.counters;
+        // Samples leave out what a run does not change.
+        const known = limit === undefined ? state.memory.get(event.cgroup)?.limit : limit;
         if (typeof current === "number")
-          state.memory.set(event.cgroup, { current, limit: typeof limit === "number" ? limit : null });
+          state.memory.set(event.cgroup, { current, limit: typeof known === "number" ? known : null });
       }
     },
     end: (plan) => void running.delete(plan),

@@ -56,7 +56,7 @@ export function ranges(lines: readonly number[]): string {
 }
 
 /** Whose limit a kill was for: the scenario's name, else the path in the log. */
-export const limitWords = ({ limit, oomMemcg }: Kill): string | null =>
+const limitWords = ({ limit, oomMemcg }: Kill): string | null =>
   limit !== null ? printable(limit) : oomMemcg === null ? null : printable(oomMemcg);
 
 export function killWords(kill: Kill): string {

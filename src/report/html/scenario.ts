@@ -18,7 +18,7 @@ export interface Bounds {
   links: number;
 }
 
-export const usualBounds: Bounds = { logLines: 400, kills: 20, cited: 120, links: 10 };
+const usualBounds: Bounds = { logLines: 400, kills: 20, cited: 120, links: 10 };
 
 const lineLength = 1000;
 
@@ -35,8 +35,8 @@ export function scenarioSection(
   const lines = citedLines(result, id, bounds);
   const { status } = verdict;
   const head = [
-    `<section id="${id}" class="scenario ${status}" aria-labelledby="${id}-name">`,
-    `<h2 id="${id}-name">${badge(status)} ${escape(clip(verdict.name, 300))}</h2>`,
+    `<section id="${id}" class="scenario ${status}">`,
+    `<h2>${badge(status)} ${escape(clip(verdict.name, 300))}</h2>`,
     `<p class="meta">${meta(result)}</p>`,
     `<p class="sentence">${escape(clip(sentence(verdict), 2000))}</p>`,
   ];
@@ -64,8 +64,8 @@ export function scenarioSection(
 export function shortSection({ verdict, plan, record, earlier }: ScenarioResult, id: string): string {
   const { status } = verdict;
   return [
-    `<section id="${id}" class="scenario ${status}" aria-labelledby="${id}-name">`,
-    `<h2 id="${id}-name">${badge(status)} ${escape(clip(verdict.name, 300))}</h2>`,
+    `<section id="${id}" class="scenario ${status}">`,
+    `<h2>${badge(status)} ${escape(clip(verdict.name, 300))}</h2>`,
     `<p class="meta">${meta({ verdict, plan, record, earlier })}</p>`,
     `<p class="sentence">${escape(clip(sentence(verdict), 2000))}</p>`,
     "<p>The evidence is left out, for this page has grown large; <code>oomlab report</code> with this scenario's record alone shows it.</p>",
@@ -441,7 +441,7 @@ function kernelLog(
   gap();
   return [
     `<h3 id="${id}-log">Kernel log</h3>`,
-    `<pre tabindex="0" role="region" aria-labelledby="${id}-log">${text.join("")}</pre>`,
+    `<pre tabindex="0" role="group" aria-labelledby="${id}-log">${text.join("")}</pre>`,
   ];
 }
 

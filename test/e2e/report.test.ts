@@ -1,0 +1,225 @@
+import { execFileSync, spawnSync } from "node:child_process";
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { bin, canRun, oomlab, root } from "../helpers/cli.ts";
+import { needs } from "../helpers/needs.ts";
+
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "oomlab-report-"));
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+const record = join(root, "test/fixtures/records/memcg-v1.ndjson");
+const scenarios = (names: string[], rest = "expect: { oom: none }"): string =>
+  names
+    .map(
+      (name) => `name: ${name}
+cgroups: { app: { memory.max: 32Mi } }
+processes: { p: { cgroup: app, stress: { anon: 4Mi } } }
+${rest}
+`,
+    )
+    .join("---\n");
+function file(name: string, text: string): string {
+  const path = join(folder, name);
+  writeFileSync(path, text);
+  return path;
+}
+
+describe("report", () => {
+  test("writes every report of one old record at once, each a file of its own", async () => {
+    const names = ["json", "ndjson", "junit", "github", "html", "dmesg"];
+    const out = join(folder, "all");
+    const { stdout, exitCode } = await oomlab([
+      "report",
+      record,
+      ...names.flatMap((name) => ["--reporter", `${name}=${join(out, name)}`]),
+      "--reporter",
+      "terminal",
+    ]);
+    expect(exitCode).toBe(0);
+    expect(stdout).toMatch(/\n1 passed$/);
+    const text = (name: string): string => readFileSync(join(out, name), "utf8");
+    expect(JSON.parse(text("json"))).toMatchObject({ summary: { passed: 1 } });
+    expect(text("ndjson")).toBe(readFileSync(record, "utf8"));
+    expect(text("junit")).toContain('<testcase name="killed" classname="fix"');
+    expect(text("html")).toMatch(/^<!doctype html>[\s\S]*<\/html>\n$/);
+    expect(text("dmesg")).toMatch(/Memory cgroup out of memory: Killed process/);
+    expect(text("github")).toBe("");
+  });
+
+  test("appends GitHub's summary to the file that the runner names, and files are named from the checkout", async () => {
+    const summary = file("summary.md", "what another step wrote\n");
+    const failed = readFileSync(record, "utf8").replace('"limit":"pod/app"', '"limit":"pod"');
+    const { stdout } = await oomlab(["report", file("failed.ndjson", failed), "--reporter", "github"], {
+      env: { GITHUB_STEP_SUMMARY: summary, GITHUB_WORKSPACE: join(root, "..") },
+    });
+    expect(stdout).toMatch(/^::error file=[^/:,]+\/fix\.yaml,line=\d+,col=\d+,title=/);
+    expect(readFileSync(summary, "utf8")).toMatch(/^what another step wrote\n## oomlab: 1 failed\n/);
+  });
+
+  test("of a folder without records says so, with what would be right", async () => {
+    const { stderr, exitCode } = await oomlab(["report", join(root, "docs")]);
+    expect(exitCode).toBe(2);
+    expect(stderr).toMatch(/docs holds no record: expected files that end in \.ndjson\n {2}`oomlab run --output DIR`/);
+  });
+
+  test.each([
+    [
+      "--reporter=htm",
+      /there is no reporter "htm": expected one of terminal, json, ndjson, junit, github, html, dmesg/,
+    ],
+    ["--reporter=html=", /--reporter html= names no file: expected html=FILE/],
+  ])("%s is refused", async (flag, words) => {
+    const { stderr, exitCode } = await oomlab(["report", record, flag]);
+    expect(exitCode).toBe(2);
+    expect(stderr).toMatch(words);
+  });
+
+  test("a record cut off in the middle says nothing of what it does not hold", async () => {
+    const half = readFileSync(record, "utf8").split("\n").slice(0, 40).join("\n");
+    const { stdout, exitCode } = await oomlab(["report", file("half.ndjson", half)]);
+    expect(exitCode).toBe(3);
+    expect(stdout).toContain("! errored: the record breaks off before the run's end");
+    expect(stdout).not.toContain("no OOM kill happened");
+  });
+
+  test("a closed standard output is told", () => {
+    const { stderr } = spawnSync("sh", ["-c", `"$0" "$1" report "$2" >&-`, process.execPath, bin, record], {
+      encoding: "utf8",
+    });
+    expect(stderr).toMatch(/^oomlab: standard output is closed/);
+    const discarded = spawnSync("sh", ["-c", `"$0" "$1" report "$2" >/dev/null`, process.execPath, bin, record], {
+      encoding: "utf8",
+    });
+    expect(discarded.stderr).toBe("");
+  });
+});
+
+describe("shards and attempts", needs(canRun), () => {
+  test("joined shards are the whole run, and a shard that is missing is told and is not status 0", async () => {
+    const path = file("four.yaml", scenarios(["a", "b", "c", "d"]));
+    const shard = async (part: string): Promise<string> => {
+      const output = join(folder, `shard-${part.replace("/", "-")}`);
+      expect((await oomlab(["run", path, "--shard", part, "--output", output, "--reporter", "json"])).exitCode).toBe(0);
+      return output;
+    };
+    const shards = [await shard("1/3"), await shard("2/3"), await shard("3/3")];
+    const whole = await oomlab(["report", "--merge", ...shards.toReversed(), "--reporter", "json"]);
+    expect(whole).toMatchObject({ exitCode: 0, stderr: "" });
+    expect(JSON.parse(whole.stdout).scenarios.map(({ name }: { name: string }) => name)).toEqual(["a", "b", "c", "d"]);
+    const lacking = await oomlab(["report", shards[0] ?? "", shards[2] ?? "", "--merge", "--reporter", "html"]);
+    expect(lacking.exitCode).toBe(3);
+    expect(lacking.stderr).toBe("oomlab: no record of 1 of 4 scenarios (shard 2/3)");
+    expect(lacking.stdout).toContain("no record of 1 of 4 scenarios (shard 2/3)");
+  });
+
+  test("a shard that was run again counts once, the later run", async () => {
+    const path = file("again.yaml", scenarios(["a"]));
+    for (const part of ["first", "second"])
+      await oomlab(["run", path, "--output", join(folder, "again", part), "--reporter", "json"]);
+    const { stdout, stderr } = await oomlab(["report", "--merge", join(folder, "again"), "--reporter", "json"]);
+    expect(JSON.parse(stdout).summary).toMatchObject({ passed: 1 });
+    expect(stderr).toBe("oomlab: 1 record(s) of earlier runs of the same scenarios are left out");
+  });
+
+  test("of retries the last attempt counts, also where old records do not say which they are", async () => {
+    const output = join(folder, "retried");
+    const path = file("retried.yaml", scenarios(["never"], "expect: { oom: memcg }"));
+    const first = await oomlab(["run", path, "--retries", "2", "--output", output, "--reporter", "json"]);
+    expect(first.exitCode).toBe(1);
+    expect(readdirSync(output)).toHaveLength(3);
+    const again = await oomlab(["report", output, "--reporter", "json"]);
+    expect(again.stdout).toBe(first.stdout);
+    for (const name of readdirSync(output)) {
+      const text = readFileSync(join(output, name), "utf8");
+      writeFileSync(join(output, name), text.replace(/,"selection":\{[^}]*\}/, ""));
+    }
+    expect((await oomlab(["report", output, "--reporter", "json"])).stdout).toBe(first.stdout);
+    const { stdout } = await oomlab(["report", output, "--reporter", "junit"]);
+    expect(stdout.match(/<rerunFailure /g)).toHaveLength(2);
+  });
+
+  test("a skipped scenario leaves a record, so an old run is reported whole", async () => {
+    const output = join(folder, "skipped");
+    const path = file(
+      "skipped.yaml",
+      `${scenarios(["here"])}---\nname: elsewhere\nprocesses: { p: { stress: { anon: 4Mi } } }\n`,
+    );
+    const first = await oomlab(["run", path, "--machine", "host", "--output", output, "--reporter", "json"]);
+    expect(JSON.parse(first.stdout).summary).toMatchObject({ passed: 1, skipped: 1 });
+    expect((await oomlab(["report", output, "--reporter", "json"])).stdout).toBe(first.stdout);
+  });
+
+  test("records of scenarios that ran at a time are whole on one stream", async () => {
+    const path = file("side.yaml", scenarios(["a", "b", "c", "d"]));
+    const { stdout } = await oomlab(["run", path, "-j", "4", "--reporter", "ndjson"]);
+    const { stdout: report, exitCode } = await oomlab(["report", file("side.ndjson", stdout), "--reporter", "json"]);
+    expect(exitCode).toBe(0);
+    expect(JSON.parse(report).summary).toMatchObject({ passed: 4, errored: 0 });
+  });
+});
+
+describe("at a terminal", needs({ ...canRun, "script (bsdutils)": existsSync("/usr/bin/script") }), () => {
+  /** Runs oomlab on a pseudo terminal of 100 columns. */
+  function onTerminal(args: string[], env: Record<string, string> = {}): string {
+    const command = `stty cols 100 rows 30; ${[process.execPath, bin, ...args].map((word) => `'${word}'`).join(" ")}`;
+    const { CI: _ci, NO_COLOR: _noColor, FORCE_COLOR: _forceColor, ...rest } = process.env;
+    return execFileSync("script", ["-qec", command, "/dev/null"], {
+      encoding: "utf8",
+      env: { ...rest, TERM: "xterm-256color", ...env },
+      timeout: 60_000,
+    });
+  }
+  const slow = (): string =>
+    file(
+      "slow.yaml",
+      `name: slow
+cgroups: { app: { memory.max: 64Mi } }
+processes: { p: { cgroup: app, stress: { anon: 40Mi, rate: 50Mi/s } } }
+expect: { oom: none }
+`,
+    );
+
+  test("what runs is seen with its memory against the limit, and nothing of it stays", () => {
+    const output = onTerminal(["run", slow()]);
+    expect(output).toMatch(/\S slow +█+░+ [\d.]+ MiB of 64 MiB app {2}[\d.]+ m?s {2}pressing/);
+    expect(output).toContain("\u001b[32m✓ passed in");
+    // The last thing that the region does is to be taken away; what stays follows.
+    const end = output.slice(output.lastIndexOf("\u001b[J"));
+    expect(end).not.toMatch(/█/);
+    expect(end).toMatch(/1 passed/);
+  });
+
+  test.each([{ CI: "true" }, { TERM: "dumb" }])("%o: lines alone", (env) => {
+    const output = onTerminal(["run", slow()], env);
+    expect(output).not.toContain("█");
+    expect(output).not.toContain("\u001b[J");
+    expect(output).toMatch(/✓ passed in/);
+  });
+
+  test("NO_COLOR takes the colours away, if it is not empty", () => {
+    expect(onTerminal(["report", record], { NO_COLOR: "1" })).not.toContain("\u001b[3");
+    expect(onTerminal(["report", record], { NO_COLOR: "" })).toContain("\u001b[32m");
+  });
+});
+
+test("reports that were not named cost a start nothing: their code stands in the bundle, and is not run", async () => {
+  // A copy of the built program whose html reporter throws when it is loaded.
+  const copy = join(folder, "dist");
+  cpSync(join(root, "dist"), copy, { recursive: true });
+  const bundle = readdirSync(copy).find((name) => /^cli-.*\.cjs$/.test(name)) ?? "";
+  const text = readFileSync(join(copy, bundle), "latin1");
+  const style = text.indexOf(":root{color-scheme:light dark");
+  expect(style).toBeGreaterThan(0);
+  rmSync(join(copy, bundle.replace(/cjs$/, "cache")), { force: true });
+  const marked = `${text.slice(0, style)}\${globalThis.process.stderr.write("loaded ")}${text.slice(style)}`;
+  writeFileSync(join(copy, bundle), marked, "latin1");
+  const start = (...args: string[]): { stderr: string; status: number | null } =>
+    spawnSync(process.execPath, [join(copy, "oomlab.cjs"), ...args], { encoding: "utf8", cwd: root });
+  expect(start("report", record, "--reporter", "json")).toMatchObject({ stderr: "", status: 0 });
+  expect(start("report", record, "--reporter", "html")).toMatchObject({ stderr: "loaded ", status: 0 });
+});
