@@ -1,5 +1,8 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import type { Selection } from "../../src/record.ts";
+import { reporters } from "../../src/report/index.ts";
 import { type RecordHead, selectRecords } from "../../src/report/select.ts";
 import { judge } from "../../src/verdict.ts";
 import { everyStatus, recorded, resultOf } from "../helpers/records.ts";
@@ -98,6 +101,13 @@ describe("of many records", () => {
     ];
     expect(files(heads, true)).toHaveLength(4);
   });
+});
+
+test("docs/reports.md names every reporter, and no other", () => {
+  const text = readFileSync(join(import.meta.dirname, "../../docs/reports.md"), "utf8");
+  const table = text.slice(text.indexOf("| name"), text.indexOf("A report that cannot be written"));
+  const named = [...table.matchAll(/^\| `(\w+)`/gm)].map(([, name]) => name);
+  expect(named.toSorted()).toEqual(Object.keys(reporters).toSorted());
 });
 
 describe("a record", () => {
