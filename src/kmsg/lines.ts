@@ -86,7 +86,8 @@ export function createLineReader(
       return;
     }
     const found = matchOomLine(record.text);
-    if (mayContinue(record, found)) pending = { record, rank: rankOf(found), last: number, joins: 0, of: 0 };
+    if (mayContinue(record, found))
+      pending = { record, rank: rankOf(found, record.text), last: number, joins: 0, of: 0 };
     else emit(record, found);
   }
 
@@ -127,13 +128,13 @@ export function createLineReader(
     const next = text.trim();
     const before = wait.record.text;
     const held = before.trimEnd();
-    if (held !== "" && matchOomLine(next) !== null) return false;
+    if (held !== "" && matchOomLine(next) !== null && !(isStub(held) && next.startsWith("Kill"))) return false;
     let best: { text: string; rank: number; found: OomLine | null } | null = null;
     // Mail wraps at blanks, a terminal in the middle of a word.
     for (const glue of held === "" || held !== before ? [" "] : ["", " "]) {
       const joined = held === "" ? next : held + glue + next;
       const found = matchOomLine(joined);
-      const rank = rankOf(found);
+      const rank = rankOf(found, joined) + (glue === "" && endsNumber(found, next) ? 1 : 0);
       if (best === null || rank > best.rank) best = { text: joined, rank, found };
     }
     if (best === null) return false;
@@ -166,10 +167,10 @@ function clean(text: string): string {
 }
 
 /** How much of a record is there; more is better. */
-function rankOf(found: OomLine | null): number {
+function rankOf(found: OomLine | null, text: string): number {
   switch (found?.type) {
     case undefined:
-      return 0;
+      return isStub(text) ? 0.5 : 0;
     case "killed": {
       const fields = [
         found.uid,
@@ -187,8 +188,11 @@ function rankOf(found: OomLine | null): number {
     case "selected":
       return found.whole ? 3 : found.constraint === "" ? 1 : 2;
     case "chosen":
-    case "taskin":
       return found.whole ? 3 : 2;
+    case "taskin":
+      // A path cut at a slash looks whole: the longest that fits is right.
+      if (found.whole) return 3 + found.limit.length;
+      return found.limit !== "" ? 2 : / k[a-z ]{0,32}$/.test(text.slice(-40)) ? 1.5 : 1;
     case "header":
       return found.order === null ? 2 : 3;
     default:
@@ -196,28 +200,44 @@ function rankOf(found: OomLine | null): number {
   }
 }
 
+/** Whether a line of a few digits alone goes on with the number that a kill line ends with. */
+function endsNumber(found: OomLine | null, next: string): boolean {
+  return found?.type === "killed" && /^\d{1,3}$/.test(next);
+}
+
 /** Whether the next line may hold more of this record. */
 function mayContinue(record: KmsgRecord, found: OomLine | null): boolean {
   if (found === null)
     return isStub(record.text) || (record.text.length < 64 && record.text.trim() === "" && record.bare !== true);
-  if (found.type === "killed") return found.shape !== "whole" || found.oomScoreAdj === null;
-  if (found.type === "selected" || found.type === "chosen" || found.type === "taskin") return !found.whole;
+  // The last number may go on, as long as a score adjustment can: up to 1000.
+  if (found.type === "killed")
+    return (
+      found.shape !== "whole" ||
+      found.oomScoreAdj === null ||
+      (found.oomScoreAdj !== 0 && Math.abs(found.oomScoreAdj) < 101)
+    );
+  if (found.type === "taskin") return found.limit !== found.task || found.limit === "";
+  if (found.type === "selected" || found.type === "chosen") return !found.whole;
   return found.type === "header" && (found.order === null || !/adj=-?\d/.test(found.rest));
 }
 
-const STUBS = [
-  "Memory cgroup out of memory: Killed process ",
-  "Out of memory: Killed process ",
-  "Memory cgroup out of memory: Kill process ",
-  "Out of memory: Kill process ",
-  "Memory cgroup out of memory (oom_kill_allocating_task): ",
-];
+const STUBS = ["Memory cgroup out of memory", "Out of memory"]
+  .flatMap((message) =>
+    [": ", " (oom_kill_allocating_task): "].flatMap((middle) =>
+      ["Killed process ", "Kill process "].map((verb) => `${message}${middle}${verb}`),
+    ),
+  )
+  .concat("Killed process ");
+const INVOKED = " invoked oom-killer: gfp_mask=0x";
 
 /** The beginning of an OOM record, cut before it can be told which. */
 function isStub(raw: string): boolean {
   const text = raw.trim();
+  if (text === "Task in" || text === "Tasks in") return true;
+  const invoked = text.length < 100 ? text.lastIndexOf(" invo") : -1;
+  if (invoked > 0 && INVOKED.startsWith(text.slice(invoked))) return true;
   if (text.length < 12 || text.length > 12_288) return false;
   if (text.startsWith("Tasks in /")) return !text.endsWith("memory.oom.group set");
-  if (text.endsWith(" invoked oom-killer:") && text.length < 64) return true;
-  return STUBS.some((stub) => stub.startsWith(text));
+  const start = text.replace(/(?<= )\d{1,10},?$/, "");
+  return STUBS.some((stub) => stub.startsWith(start));
 }

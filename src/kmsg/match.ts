@@ -614,7 +614,7 @@ function matchSizes(text: string, from: number, line: KilledLine): KilledLine["s
     // A number without its unit at the very end may have lost digits.
     const sized = match[3] !== undefined;
     const key = match[1];
-    if (!sized && key !== "UID" && key !== "oom_score_adj") break;
+    if (!sized && key !== "oom_score_adj" && (key !== "UID" || end === text.length)) break;
     if (key === "UID") line.uid = value;
     else if (key === "oom_score_adj") line.oomScoreAdj = value;
     else if (key === "total-vm" || key === "vsz") line.totalVm = value * 1024;
