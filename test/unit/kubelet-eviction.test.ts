@@ -649,3 +649,48 @@ describe("whatever the node does", () => {
     );
   });
 });
+
+describe("the race in virtual time", () => {
+  /** A Pod that grows evenly from `startMs` on, polls from 0 on: who ends it? Killing takes no time. */
+  function race(settings: EvictionConfig, free: number, ratePerMs: number, startMs: number): "eviction" | "oom" {
+    const available = (at: number): number => Math.floor(free - Math.max(0, at - startMs) * ratePerMs);
+    let state = initialState;
+    let next: Next = { do: "pass", atMs: 0 };
+    for (;;) {
+      if (next.do !== "pass") throw new Error(`the loop asks for ${next.do}`);
+      if (available(next.atMs) < 0) return "oom";
+      const observations = node(available(next.atMs), next.atMs);
+      const pass = synchronize(settings, state, next.atMs, observations, [pod("hog", null)], () => using(Gi));
+      state = pass.state;
+      if (pass.evictions.length > 0) {
+        const graceSeconds = pass.evictions[0]?.graceSeconds ?? 0;
+        return available(next.atMs + graceSeconds * 1000) < 0 ? "oom" : "eviction";
+      }
+      next = advance({ type: "passed", nowMs: next.atMs, pass });
+    }
+  }
+
+  const hard = config({}, 20);
+  const perSecond = (mebibytes: number): number => (mebibytes * Mi) / 1000;
+
+  test("at up to a tenth of the threshold a second the kubelet is always in time", () => {
+    fc.assert(
+      fc.property(fc.double({ min: 0.1, max: 10, noNaN: true }), fc.nat(9_999), (rate, start) => {
+        expect(race(hard, Gi, perSecond(rate), start)).toBe("eviction");
+      }),
+    );
+  });
+
+  test("faster growth hangs on when it began: there is a start at which the kernel is first, and one at which it is not", () => {
+    const outcomes = (rate: number): Set<string> =>
+      new Set(Array.from({ length: 100 }, (_, tenths) => race(hard, Gi, perSecond(rate), tenths * 100)));
+    expect(outcomes(9)).toEqual(new Set(["eviction"]));
+    expect(outcomes(20)).toEqual(new Set(["eviction", "oom"]));
+  });
+
+  test("the grace that kubelets from 1.22 to 1.30 give loses races that others win", () => {
+    expect(race(config({}, 21), Gi, perSecond(5), 0)).toBe("eviction");
+    expect(race(config({}, 25), Gi, perSecond(5), 0)).toBe("oom");
+    expect(race(config({}, 31), Gi, perSecond(5), 0)).toBe("eviction");
+  });
+});
