@@ -49,7 +49,6 @@ const newRunId = (): string => Math.random().toString(36).slice(2).padEnd(8, "0"
 /** Runs scenarios; resolves to the exit status (0 passed, 1 failed, 3 errored, inconclusive or all skipped, 130 interrupted). Throws OomlabError for wrong input. */
 export async function run(options: RunOptions, streams: Streams): Promise<number> {
   const info = { version: version(), scenarios: 0, notes: [] };
-  const outputs = await openReporters(options.reporters, streams, info);
   const selected = await loadScenarios(options.paths, {
     ...(options.grep ? { grep: options.grep } : {}),
     ...(options.tags.length > 0 ? { tags: options.tags } : {}),
@@ -60,6 +59,8 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
       streams.stdout.write(`${file}:${line}  ${name}\n`);
     return 0;
   }
+  // Where nothing is run, the reports of the last time stay.
+  const outputs = await openReporters(options.reporters, streams, info);
   const host = hostMachine();
   const caps = await host.probe();
   const orNone = <T>(choices: T[]): (T | undefined)[] => (choices.length > 0 ? choices : [undefined]);

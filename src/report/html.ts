@@ -114,7 +114,7 @@ function matrix(entries: readonly Entry[]): string {
     const here = row.filter(({ where }) => where === column);
     return here.length === 0
       ? "<td>not run</td>"
-      : `<td>${here.map(({ id, verdict }) => `<a href="#${id}">${marks[verdict.status]} ${verdict.status}</a>`).join(" ")}</td>`;
+      : `<td>${here.map(({ id, verdict }) => `<a class="badge ${verdict.status}" href="#${id}">${marks[verdict.status]} ${verdict.status}</a>`).join(" ")}</td>`;
   };
   return `<section>
 <h2 id="matrix">Kernels and cgroup versions</h2>

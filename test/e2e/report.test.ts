@@ -99,6 +99,13 @@ describe("report", () => {
   });
 });
 
+test("where nothing is run, the reports of the last time stay", async () => {
+  const old = file("old.html", "the last one");
+  await oomlab(["run", file("one.yaml", scenarios(["one"])), "--list", "--reporter", `html=${old}`]);
+  expect((await oomlab(["run", file("bad.yaml", "name: [\n"), "--reporter", `html=${old}`])).exitCode).toBe(2);
+  expect(readFileSync(old, "utf8")).toBe("the last one");
+});
+
 describe("shards and attempts", needs(canRun), () => {
   test("joined shards are the whole run, and a shard that is missing is told and is not status 0", async () => {
     const path = file("four.yaml", scenarios(["a", "b", "c", "d"]));

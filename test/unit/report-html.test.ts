@@ -100,10 +100,10 @@ describe("the page", () => {
     const html = await page([resultOf(record), resultOf(withPlan(record, { cgroupVersion: 2 })), everyStatus.failed()]);
     expect(html).toMatch(/<th scope="col">host, cgroup v1, kernel [^<]*<\/th><th scope="col">host, cgroup v2/);
     expect(html).toMatch(
-      /<tr><th scope="row">killed<\/th><td><a href="#s1">✓ passed<\/a><\/td><td><a href="#s2">✓ passed<\/a><\/td><\/tr>/,
+      /<tr><th scope="row">killed<\/th><td><a class="badge passed" href="#s1">✓ passed<\/a><\/td><td><a class="badge passed" href="#s2">✓ passed<\/a><\/td><\/tr>/,
     );
     expect(html).toMatch(
-      /<tr><th scope="row">failed<\/th><td><a href="#s3">✗ failed<\/a><\/td><td>not run<\/td><\/tr>/,
+      /<tr><th scope="row">failed<\/th><td><a class="badge failed" href="#s3">✗ failed<\/a><\/td><td>not run<\/td><\/tr>/,
     );
   });
 

@@ -45,6 +45,10 @@ svg{max-width:100%;height:auto}
 .scroll{overflow-x:auto;max-width:100%}
 table{border-collapse:collapse;margin:.5rem 0}
 th,td{border:1px solid var(--line);padding:.3rem .6rem;text-align:left;vertical-align:top}
+table{overflow-wrap:normal}
+td{white-space:nowrap}
+thead th{min-width:7rem}
+th[scope=row]{min-width:10rem;font-weight:600}
 pre{font-size:.8125rem;background:var(--soft);border:1px solid var(--line);border-radius:4px;padding:.75rem;margin:.5rem 0;max-height:32rem;overflow:auto;white-space:pre-wrap}
 .lines code{color:var(--muted)}
 .lines li{margin:.15rem 0}
