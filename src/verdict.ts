@@ -94,7 +94,7 @@ export function judge(events: readonly RunEvent[]): Verdict {
 }
 
 /** A verdict for a plan that was not run. */
-export function skippedVerdict(plan: Plan, kernel: string | null): Verdict {
+function skippedVerdict(plan: Plan, kernel: string | null): Verdict {
   return {
     ...identity(plan, kernel),
     status: "skipped",
