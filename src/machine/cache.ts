@@ -106,8 +106,8 @@ export async function cached(name: string, build: (folder: string) => Promise<vo
   }
 }
 
-/** How many entries of one kind are kept: an image a build of oomlab, a kernel a version, a snapshot a shape of VM. */
-const keep: Record<string, number> = { snapshot: 16 };
+/** How many entries of one kind are kept: an image a build of oomlab, a kernel a version, a snapshot a shape of VM; of the tests the newest. */
+const keep: Record<string, number> = { snapshot: 16, tests: 1 };
 const keepOfOthers = 6;
 
 /** Removes the least recently used entries of the new one's kind, and what killed builds left behind. */
