@@ -25,7 +25,7 @@ import {
   timed,
   which,
 } from "./lab.mjs";
-import { vm } from "./vm.mjs";
+import { fullScale, vm } from "./vm.mjs";
 
 const worker = join(root, "native/build/Release/stress");
 const cli = join(root, "dist/oomlab.cjs");
@@ -328,7 +328,24 @@ function kernelLogs(lab) {
   explain(lab, (what, values, unit, compared) => row(lab, what, values, unit, compared));
 }
 
-const parts = { touch, kill, own, rate, version, one, fifty, memory, explain: kernelLogs, vm: machineOfItsOwn };
+/** @param {Lab} lab */
+function wholeNode(lab) {
+  fullScale(lab, (what, values, unit, compared) => row(lab, what, values, unit, compared));
+}
+
+const parts = {
+  touch,
+  kill,
+  own,
+  rate,
+  version,
+  one,
+  fifty,
+  memory,
+  explain: kernelLogs,
+  vm: machineOfItsOwn,
+  node: wholeNode,
+};
 
 /** @param {Row[]} rows */
 function table(rows) {

@@ -148,3 +148,22 @@ export function vm({ temporary, rounds }, row) {
   row("20, one after another", many.one, "ms", { against: "bare boot", base: again, goal: 16 });
   row("20, two at a time", many.two, "ms", { against: "bare boot", base: again, goal: 11 });
 }
+
+/** The blog's node at full scale against the same kill in a bare guest of the same size. @param {Lab} lab @param {Row} row */
+export function fullScale({ temporary, rounds }, row) {
+  const folder = join(temporary, "full");
+  mkdirSync(folder);
+  const file = join(root, "scenarios/blog/node-out-of-memory.yaml");
+  const memory = /full scale[\s\S]*?memory: (\d+)Mi/.exec(readFileSync(file, "utf8"))?.[1];
+  if (memory === undefined) throw new BenchError(`${file} states no memory`);
+  const flags = [file, "-g", "full scale"];
+  writeFileSync(join(folder, "one.yaml"), scenario(1));
+  run(folder, ["one.yaml"]);
+  const initrd = bareInitrd(folder);
+  const ms = interleaved("the blog's node at full scale", Math.min(rounds, 3), {
+    bare: () => bare(initrd, memory, "bare: signal 9", "bytes=8388608000"),
+    oomlab: () => run(folder, flags),
+  });
+  row("8000M until the node's OOM kill, bare guest", ms.bare, "ms");
+  row("the same scenario", ms.oomlab, "ms", { against: "bare guest", base: median(ms.bare), goal: 1.3 });
+}
