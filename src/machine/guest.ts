@@ -24,8 +24,12 @@ import { agentProtocol, type Answer, decode, encode, lineSplitter, type Order } 
 class Unmet extends Error {}
 
 const workFolder = "/tmp/work";
-/** What the agent and the pages of its program keep whatever the scenario does. */
-const protectedMemory = 128 * 1048576;
+/**
+ * What the agent and the pages of its program keep whatever the scenario does. In a small guest only what it cannot read
+ * again: what is protected from reclaim is protected from its own reclaim too.
+ */
+const protectedMemory = (memory: number): number =>
+  memory < 192 * 1048576 ? 10 * 1048576 : Math.min(128 * 1048576, Math.floor(memory / 4));
 
 /** Serves one channel: prepared once, then one plan, then done. */
 export async function serve(channel: string): Promise<void> {
@@ -199,7 +203,7 @@ function protectAgent(unified: string, memory: number): void {
     writeFileSync(join(unified, "cgroup.subtree_control"), `+${controller}`);
   const own = join(unified, "agent");
   mkdirSync(own);
-  writeFileSync(join(own, "memory.min"), String(Math.min(protectedMemory, Math.floor(memory / 4))));
+  writeFileSync(join(own, "memory.min"), String(protectedMemory(memory)));
   writeFileSync(join(own, "cgroup.procs"), String(process.pid));
 }
 

@@ -32,8 +32,8 @@ const qemuOverhead = 256 * mebibyte;
 /** As systemd mounts it, and with it every Kubernetes node. */
 const defaultMountOptions = ["nsdelegate", "memory_recursiveprot"];
 
-/** The least memory of a guest that Node and the kernel can live in. */
-export const leastVmMemory: number = 192 * mebibyte;
+/** The least memory of a guest that the kernel and the agent live in: of 96 MiB some 14 are left for the scenario. */
+export const leastVmMemory: number = 96 * mebibyte;
 
 /** Memory of the guest that runs a scenario which may take `demand` bytes below its own limits. */
 export function vmMemory({ machine }: Scenario, demand: number): number {

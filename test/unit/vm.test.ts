@@ -67,7 +67,7 @@ describe("where a scenario runs", () => {
   });
 
   test("a guest too small for the engine is skipped", () => {
-    expect(plan(`${limited}machine: { memory: 128Mi }`).skip).toMatch(/^the VM's 128Mi are too little/);
+    expect(plan(`${limited}machine: { memory: 95Mi }`).skip).toMatch(/^the VM's 95Mi are too little/);
   });
 
   test("a kernel that the command line names must be the one stated", () => {
