@@ -107,7 +107,7 @@ test("docs/reports.md names every reporter, and no other", () => {
   const text = readFileSync(join(import.meta.dirname, "../../docs/reports.md"), "utf8");
   const table = text.slice(text.indexOf("| name"), text.indexOf("A report that cannot be written"));
   const named = [...table.matchAll(/^\| `(\w+)`/gm)].map(([, name]) => name);
-  expect(named.toSorted()).toEqual(Object.keys(reporters).toSorted());
+  expect(new Set(named)).toEqual(new Set(Object.keys(reporters)));
 });
 
 describe("a record", () => {
