@@ -6,7 +6,7 @@ import { findOomKills, type KmsgRecord, type OomKill } from "./kmsg/index.ts";
 import { compares, type Plan, type PlannedProcess } from "./plan.ts";
 import { type Counters, type EventOf, eventsOf, type RunEvent, type WorkerReport } from "./record.ts";
 import { formatBytes } from "./units.ts";
-import { type EvictionSeen, evictedCheck, evictionsOf, firstCheck } from "./verdict/evictions.ts";
+import { type EvictionSeen, evictedCheck, evictionsOf, firstCheck, orderNotes } from "./verdict/evictions.ts";
 
 export type Status = "passed" | "failed" | "inconclusive" | "skipped" | "errored";
 export type Kind = "memcg" | "global" | "cpuset" | "mempolicy" | "none" | "unknown";
@@ -241,6 +241,13 @@ class Judge {
       );
 
     this.#noteOutside();
+    if (this.#plan.kubelet)
+      this.#notes.push(
+        ...orderNotes(
+          this.#events,
+          kills.map(({ process, evidence }) => ({ process, line: Math.min(...evidence) })),
+        ),
+      );
     let status: Status;
     let reason: string | null = null;
     const failed = checks.find((check) => check.status === "failed");
@@ -532,12 +539,14 @@ class Judge {
     return start && record ? Math.max(0, Math.round((record.t - start.t) / 1000)) : null;
   }
 
-  /** Kills with the moment at which the first record of their report was read. */
+  /** Kills with the moment at which the first sign of them was read: of their report, or the end of the process. */
   #datedKills(kills: Kill[]): { t: number | null; evidence: number[] }[] {
-    return kills.map(({ evidence }) => ({
-      t: this.#kmsg.find(({ line }) => evidence.includes(line))?.t ?? null,
-      evidence,
-    }));
+    return kills.map(({ evidence }) => {
+      const signs = this.#events.filter(
+        ({ type, line }) => (type === "kmsg" || type === "process-exit") && evidence.includes(line),
+      );
+      return { t: signs.length > 0 ? Math.min(...signs.map(({ t }) => t)) : null, evidence };
+    });
   }
 
   // expectations ---------------------------------------------------------------------------------------------------

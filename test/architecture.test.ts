@@ -17,7 +17,7 @@ const allowed: Readonly<Record<string, readonly string[] | "anything">> = {
   plan: ["scenario", "kubernetes"],
   cgroup: ["native"],
   record: ["plan", "kmsg", "kubernetes"],
-  verdict: ["record", "plan", "kmsg", "scenario"],
+  verdict: ["record", "plan", "kmsg", "scenario", "kubernetes"],
   engine: ["cgroup", "native", "kmsg", "plan", "record", "kubernetes"],
   machine: ["engine", "plan", "record", "native", "cgroup"],
   report: ["record", "verdict", "kmsg", "plan", "kubernetes"],

@@ -8,6 +8,7 @@ import { readProcs } from "../cgroup/index.ts";
 import { meminfoBytes, type MemoryUse, memoryUse, nextHousekeeping } from "../kubernetes/cadvisor.ts";
 import {
   advance,
+  describeRanking,
   type Eviction,
   initialState,
   type ManagerState,
@@ -18,6 +19,7 @@ import {
   type Observation,
   type Pass,
   type PodStats,
+  rankMemoryPressure,
   synchronize,
 } from "../kubernetes/eviction.ts";
 import { type MemorySignal, type Threshold, thresholdBytes, thresholdText } from "../kubernetes/eviction-thresholds.ts";
@@ -35,6 +37,10 @@ export interface KubeletHost {
   /** The directory of a cgroup of the plan. */
   directory(cgroup: string): string;
   emit(event: RunEventBody): void;
+  /** Emits what the kernel has logged so far. */
+  drainLog(): void;
+  /** Where a memory-backed volume of the plan is mounted; null: nowhere. */
+  pathOf(volume: string): string | null;
   /** `null`: not started, or ended. */
   pidOf(process: string): number | null;
   nameOf(pid: number): string | null;
@@ -42,6 +48,8 @@ export interface KubeletHost {
   signal(pid: number, number: number): void;
   /** Waits until something is true, looked at after each event of the run; false when the time is over. */
   until(holds: () => boolean, timeoutMs: number): Promise<boolean>;
+  /** The machine is the run's own: what a kubelet sets of the kernel is set; what the scenario states stays. */
+  sysctl: Readonly<Record<string, string>> | null;
   /** What chance goes by: the same plan has the same clocks. */
   seed: string;
 }
@@ -57,6 +65,13 @@ export interface RunningKubelet {
 /** The kernel's own, linux/signal.h. */
 const sigterm = 15;
 const sigkill = 9;
+/** What a kubelet sets at its start (pkg/kubelet/cm setupKernelTunables). */
+const kernelTunables: Readonly<Record<string, string>> = {
+  "vm.overcommit_memory": "1",
+  "vm.panic_on_oom": "0",
+  "kernel.panic": "10",
+  "kernel.panic_on_oops": "1",
+};
 /** How long a look at the node that decides nothing holds good. */
 const peekMs = 250;
 /** volumeStatsAggPeriod. */
@@ -107,6 +122,7 @@ class Kubelet implements RunningKubelet {
     this.#tell({
       did: "start",
       minor: config.minor,
+      sysctl: this.#setTunables(),
       capacity: this.#capacity,
       kubepodsLimit: limit,
       thresholds: config.thresholds.map(({ signal, value, gracePeriodMs }) => {
@@ -121,6 +137,17 @@ class Kubelet implements RunningKubelet {
     }
     const pass = this.#pass("poll");
     void this.#loop(advance({ type: "passed", nowMs: performance.now(), pass }));
+  }
+
+  #setTunables(): Record<string, string> {
+    const stated = this.#host.sysctl;
+    const set: Record<string, string> = {};
+    for (const [name, value] of Object.entries(stated === null ? {} : kernelTunables)) {
+      if (stated !== null && Object.hasOwn(stated, name)) continue;
+      writeFileSync(join("/proc/sys", name.replaceAll(".", "/")), value);
+      set[name] = value;
+    }
+    return set;
   }
 
   stop(): void {
@@ -157,7 +184,7 @@ class Kubelet implements RunningKubelet {
     const stats = (name: string): PodStats | null => {
       const known = this.#stats(name);
       const pod = active.find((candidate) => candidate.name === name);
-      return known && pod ? { ...known, volumes: volumesOf(pod) } : known;
+      return known && pod ? { ...known, volumes: this.#volumesOf(pod) } : known;
     };
     const { met, evictions } = synchronize(this.#plan.config, this.#state, now, observations, active, stats);
     if (met.length === 0 && evictions.length === 0) return true;
@@ -224,10 +251,13 @@ class Kubelet implements RunningKubelet {
 
   #pass(by: "poll" | "notifier"): Pass {
     const began = performance.now();
+    // What the kernel logged before this pass stands before it in the record.
+    this.#host.drainLog();
     const { observations, readings } = this.#observe(began);
     this.#arm(began, readings);
     const { config } = this.#plan;
-    const pass = synchronize(config, this.#state, performance.now(), observations, this.#active(), this.#stats);
+    const active = this.#active();
+    const pass = synchronize(config, this.#state, performance.now(), observations, active, this.#stats);
     this.#state = pass.state;
     this.#lastPass = pass;
     this.#peeked = { at: Number.NEGATIVE_INFINITY, quiet: false };
@@ -237,6 +267,8 @@ class Kubelet implements RunningKubelet {
       signals: readings,
       met: pass.met.map(({ signal }) => signal),
       due: pass.due.map(({ signal }) => signal),
+      ranking: describeRanking(rankMemoryPressure(active, this.#stats), this.#stats),
+      oomScores: this.#oomScores(active),
       log: pass.log,
       ms: Math.round(performance.now() - began),
     });
@@ -244,9 +276,20 @@ class Kubelet implements RunningKubelet {
       this.#pressure = pass.memoryPressure;
       this.#tell({ did: "condition", ...memoryPressureCondition(pass.memoryPressure) });
     }
-    if (pass.event) this.#tell({ did: "threshold-met", event: pass.event, ranking: [...pass.ranking] });
+    if (pass.event) this.#tell({ did: "threshold-met", event: pass.event });
     for (const eviction of pass.evictions) this.#evicted.add(eviction.pod);
     return pass;
+  }
+
+  /** The kernel's own opinion of who should go. */
+  #oomScores(pods: readonly PlannedPod[]): Record<string, number> {
+    const scores: Record<string, number> = {};
+    for (const { process } of pods.flatMap(({ containers }) => containers)) {
+      const pid = this.#host.pidOf(process);
+      const text = pid === null ? "" : readProc(`/proc/${pid}/oom_score`);
+      if (text !== "") scores[process] = Number(text);
+    }
+    return scores;
   }
 
   /** The node's and the Pods' memory, read now. */
@@ -294,16 +337,17 @@ class Kubelet implements RunningKubelet {
     const usage = isRootOfV2
       ? null
       : this.#files.read(join(directory, version === 1 ? "memory.usage_in_bytes" : "memory.current"));
-    const meminfo = isRootOfV2 ? this.#files.read("/proc/meminfo") : null;
-    return memoryUse({ version, usage, stat, meminfo }, this.#plan.config.minor);
+    const { minor } = this.#plan.config;
+    const meminfo = isRootOfV2 && minor < 29 ? this.#files.read("/proc/meminfo") : null;
+    return memoryUse({ version, usage, stat, meminfo }, minor);
   }
 
   #kubepodsLimit(): number | null {
     const { version } = this.#host;
     const file = version === 1 ? "memory.limit_in_bytes" : "memory.max";
-    const limit = Number(this.#files.read(join(this.#host.directory(this.#plan.kubepods), file)));
-    // "max", and what v1 writes for it: beyond 2^62 there is no limit (server/stats isMemoryUnlimited).
-    return Number.isFinite(limit) && limit < 2 ** 62 ? limit : null;
+    const text = this.#files.read(join(this.#host.directory(this.#plan.kubepods), file)).trim();
+    // What v1 writes for no limit is beyond 2^62 too (server/stats isMemoryUnlimited).
+    return /^\d+$/.test(text) && Number(text) < 2 ** 62 ? Number(text) : null;
   }
 
   /** cAdvisor's own clock for each cgroup: what passes know of Pods is as old as its last tick. */
@@ -318,15 +362,29 @@ class Kubelet implements RunningKubelet {
 
   /** What its memory-backed volumes hold is read by a clock of its own, each minute. */
   #weigh(pod: PlannedPod): void {
-    this.#volumes.set(pod.name, volumesOf(pod));
+    this.#volumes.set(pod.name, this.#volumesOf(pod));
     this.#later(volumePeriodMs * (1 + 0.1 * this.#chance()), () => this.#weigh(pod));
+  }
+
+  /** Bytes in each memory-backed volume of a Pod that is mounted. */
+  #volumesOf(pod: PlannedPod): Record<string, number> {
+    const used: Record<string, number> = {};
+    for (const { name, volume } of pod.volumes) {
+      const path = this.#host.pathOf(volume);
+      if (path === null) continue;
+      const { blocks, bfree, bsize } = statfsSync(path);
+      used[name] = (blocks - bfree) * bsize;
+    }
+    return used;
   }
 
   // the kernel's notification, cgroup v1 ---------------------------------------------------------------------------
 
   #arm(now: number, readings: readonly SignalReading[]): void {
     const { config, kubepods } = this.#plan;
-    if (!config.memcgNotification || this.#host.version === 2 || now - this.#armedAt <= notifierRefreshMs) return;
+    // On a machine that others use nothing is written at its root.
+    if (!config.memcgNotification || this.#host.version === 2 || this.#host.sysctl === null) return;
+    if (now - this.#armedAt <= notifierRefreshMs) return;
     this.#armedAt = now;
     for (const threshold of config.thresholds) {
       const reading = readings.find(({ signal }) => signal === threshold.signal);
@@ -401,6 +459,7 @@ class Kubelet implements RunningKubelet {
       event: { type: "Warning", reason: "Evicted", message: eviction.message },
     });
     const deadline = began + eviction.killTimeoutMs;
+    const killed = new Set<number>();
     const graceEnds = began + eviction.graceSeconds * 1000;
     // Sidecars end after the containers that they serve.
     for (const group of [pod.containers.filter(({ sidecar }) => !sidecar), pod.containers.filter((c) => c.sidecar)]) {
@@ -413,7 +472,7 @@ class Kubelet implements RunningKubelet {
       }
       // A container's other processes go with its first one, as the members of its pid namespace do.
       for (let left = group; left.length > 0 && !this.#over.signal.aborted && performance.now() < deadline;) {
-        for (const container of left) this.#killContainer(container);
+        for (const container of left) this.#killContainer(container, killed);
         await this.#host.until(() => left.every((container) => this.#isEmpty(container)), 100);
         left = left.filter((container) => !this.#isEmpty(container));
       }
@@ -430,8 +489,11 @@ class Kubelet implements RunningKubelet {
     this.#host.signal(pid, sigterm);
   }
 
-  #killContainer({ cgroup }: PlannedContainer): void {
+  #killContainer({ cgroup }: PlannedContainer, killed: Set<number>): void {
     for (const pid of this.#procs(cgroup)) {
+      // A signal that was sent needs no other, however long the process takes.
+      if (killed.has(pid)) continue;
+      killed.add(pid);
       const process = this.#host.nameOf(pid);
       this.#host.emit({ type: "kill", process, cgroup, pid, signal: "SIGKILL", why: "eviction" });
       this.#host.signal(pid, sigkill);
@@ -467,24 +529,18 @@ function seeded(text: string): () => number {
   };
 }
 
-/** Bytes in each memory-backed volume of a Pod that is mounted. */
-function volumesOf(pod: PlannedPod): Record<string, number> {
-  const used: Record<string, number> = {};
-  for (const { name, path } of pod.volumes) {
-    if (path === null) continue;
-    const { blocks, bfree, bsize } = statfsSync(path);
-    used[name] = (blocks - bfree) * bsize;
-  }
-  return used;
-}
-
 /** Whether a process has a handler of its own for a signal (proc_pid_status(5), SigCgt). */
 function catches(pid: number, signal: number): boolean {
+  const mask = /^SigCgt:\s+([0-9a-f]+)/m.exec(readProc(`/proc/${pid}/status`))?.[1] ?? "0";
+  return (BigInt(`0x${mask}`) & (1n << BigInt(signal - 1))) !== 0n;
+}
+
+/** A file of a process; "" where it has ended. */
+function readProc(path: string): string {
   try {
-    const mask = /^SigCgt:\s+([0-9a-f]+)/m.exec(readFileSync(`/proc/${pid}/status`, "latin1"))?.[1] ?? "0";
-    return (BigInt(`0x${mask}`) & (1n << BigInt(signal - 1))) !== 0n;
+    return readFileSync(path, "latin1");
   } catch {
-    return false;
+    return "";
   }
 }
 

@@ -386,11 +386,14 @@ class Run {
       root: hierarchyOf(this.#caps, this.#plan.cgroupVersion)?.mount ?? "",
       directory: (cgroup) => join(this.#parent ?? "", this.#plan.top.name, cgroup),
       emit: (event) => this.#emit(event),
+      drainLog: () => this.#drain(),
+      pathOf: () => null,
       pidOf: (name) => running(name)?.pid ?? null,
       nameOf: (pid) => this.#nameOf(pid),
       hasEnded: (name) => this.#state(name).ended,
       signal: (pid, number) => this.#signalPid(pid, number),
       until: (holds, timeoutMs) => this.#until(holds, timeoutMs),
+      sysctl: this.#plan.machine === "vm" ? (this.#plan.vm?.sysctl ?? {}) : null,
       seed: this.#plan.name,
     });
   }

@@ -204,18 +204,7 @@ export function synchronize(
   if (pods.length === 0)
     return { ...pass, event, log: "eviction thresholds have been met, but no pods are active to evict" };
   const ranked = rankMemoryPressure(pods, stats);
-  const ranking = ranked.map((pod, index): RankedPod => {
-    const workingSet = stats(pod.name)?.workingSet ?? null;
-    return {
-      pod: pod.name,
-      rank: index + 1,
-      workingSet,
-      request: pod.request,
-      exceeds: workingSet === null || workingSet > pod.request,
-      priority: pod.priority ?? 0,
-      spared: isSpared(pod),
-    };
-  });
+  const ranking = describeRanking(ranked, stats);
   const index = ranked.findIndex((pod) => !isSpared(pod));
   const victim = ranked[index];
   if (!victim) return { ...pass, event, ranking, log: "unable to evict any pods from the node" };
@@ -240,6 +229,22 @@ export function synchronize(
       },
     ],
   };
+}
+
+/** What puts each Pod in its place; `ranked` as rankMemoryPressure orders them. */
+export function describeRanking(ranked: readonly EvictablePod[], stats: (pod: string) => PodStats | null): RankedPod[] {
+  return ranked.map((pod, index) => {
+    const workingSet = stats(pod.name)?.workingSet ?? null;
+    return {
+      pod: pod.name,
+      rank: index + 1,
+      workingSet,
+      request: pod.request,
+      exceeds: workingSet === null || workingSet > pod.request,
+      priority: pod.priority ?? 0,
+      spared: isSpared(pod),
+    };
+  });
 }
 
 const compareBool = (a: boolean, b: boolean): number => Number(b) - Number(a);

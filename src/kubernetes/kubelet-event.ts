@@ -16,6 +16,8 @@ export type KubeletEvent = { type: "kubelet" } & (
       did: "start";
       /** Its version, 1.`minor`. */
       minor: number;
+      /** What it set of the kernel, as every kubelet does; on a machine of the run's own only. */
+      sysctl: Record<string, string>;
       /** The node's memory as the kubelet finds it (MemTotal). */
       capacity: number;
       /** What all Pods may take together, as read; null: no limit. */
@@ -29,14 +31,18 @@ export type KubeletEvent = { type: "kubelet" } & (
       signals: SignalReading[];
       met: MemorySignal[];
       due: MemorySignal[];
+      /** The order in which Pods would go, by what the kubelet knows of them. */
+      ranking: RankedPod[];
+      /** /proc/PID/oom_score of each container's first process: whom the kernel would take. */
+      oomScores: Record<string, number>;
       /** What its log says where it should evict and cannot. */
       log: string | null;
       ms: number;
     }
   /** The node's condition MemoryPressure changed. */
   | { did: "condition"; status: "True" | "False"; reason: string; message: string }
-  /** A threshold is due: the event on the node, and the order in which Pods would go. */
-  | { did: "threshold-met"; event: ApiEvent; ranking: RankedPod[] }
+  /** A threshold is due: the event on the node. */
+  | { did: "threshold-met"; event: ApiEvent }
   | { did: "evict"; eviction: Eviction; event: ApiEvent }
   /** The Pod's processes are gone, or the time that the kubelet waits for that is over. */
   | { did: "killed"; pod: string; ms: number; timedOut: boolean }

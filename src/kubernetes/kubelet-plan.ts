@@ -1,12 +1,12 @@
 /** The kubelet of a plan: what it goes by, and which cgroups and processes its Pods are. JSON. */
-import type { EvictablePod, EvictionConfig } from "./eviction.ts";
+import type { Amount, EvictablePod, EvictionConfig } from "./eviction.ts";
 
 export interface PlannedContainer {
   name: string;
   init: boolean;
   /** Restarted init containers end after the others. */
   sidecar: boolean;
-  request: EvictablePod["containers"][number]["request"];
+  request: Amount | null;
   /** As the plan names them. */
   cgroup: string;
   process: string;
@@ -15,8 +15,8 @@ export interface PlannedContainer {
 export interface PlannedPod extends Omit<EvictablePod, "containers" | "volumes"> {
   cgroup: string;
   containers: PlannedContainer[];
-  /** `path`: where the tmpfs is mounted; null: it is not, and nobody knows what it holds. */
-  volumes: (EvictablePod["volumes"][number] & { path: string | null })[];
+  /** `volume`: the plan's name of it. */
+  volumes: (EvictablePod["volumes"][number] & { volume: string })[];
 }
 
 export interface PlannedKubelet {

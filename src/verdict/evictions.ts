@@ -1,6 +1,7 @@
 /** What the kubelet did in a run, told from its own lines of the record. Pure. */
-import type { EventOf, RunEvent } from "../record.ts";
-import { eventsOf } from "../record.ts";
+import type { RankedPod } from "../kubernetes/eviction.ts";
+import { type EventOf, eventsOf, type RunEvent } from "../record.ts";
+import { formatBytes } from "../units.ts";
 
 /** One Pod that the kubelet evicted. Sizes in bytes; null: it was evicted for a volume, not for the node's memory. */
 export interface EvictionSeen {
@@ -26,6 +27,8 @@ export interface KillSeen {
 type KubeletEvent = EventOf<"kubelet">;
 
 const isEvict = (event: KubeletEvent): event is Extract<KubeletEvent, { did: "evict" }> => event.did === "evict";
+
+const isPass = (event: KubeletEvent): event is Extract<KubeletEvent, { did: "pass" }> => event.did === "pass";
 
 /** Every eviction, in the order of the kubelet's decisions. */
 export function evictionsOf(events: readonly RunEvent[]): EvictionSeen[] {
@@ -124,3 +127,43 @@ function firstEviction(
   });
   return ends.toSorted((a, b) => a.t - b.t)[0] ?? null;
 }
+
+/** Why the kubelet and the kernel do not choose alike, where they did not. */
+export function orderNotes(
+  events: readonly RunEvent[],
+  kills: readonly { process: string | null; line: number }[],
+): string[] {
+  const passes = eventsOf(events, "kubelet").filter(isPass);
+  const notes: string[] = [];
+  for (const event of eventsOf(events, "kubelet").filter(isEvict)) {
+    const pass = passes.findLast(({ line }) => line < event.line);
+    const { pod, rank } = event.eviction;
+    if (!pass || rank === null) continue;
+    // Whom the kernel had just killed nobody chose any more.
+    if (kills.some(({ process, line }) => process?.startsWith(`${pod}/`) === true && line < event.line)) continue;
+    const place = pass.ranking.find((ranked) => ranked.pod === pod);
+    const [top] = Object.entries(pass.oomScores).toSorted(([, a], [, b]) => b - a);
+    if (!place || !top || top[0].startsWith(`${pod}/`)) continue;
+    const own = Object.entries(pass.oomScores).filter(([process]) => process.startsWith(`${pod}/`));
+    const spared = pass.ranking.slice(0, rank - 1).map((ranked) => ranked.pod);
+    notes.push(
+      `the kubelet evicted ${pod} (${placeWords(place)}${spared.length > 0 ? `; ${spared.join(", ")} before it: spared` : ""}); the OOM killer would have taken ${top[0]} (oom_score ${top[1]}${own.map(([process, score]) => `, ${process} ${score}`).join("")})`,
+    );
+  }
+  const [kill] = kills;
+  const pass = kill && passes.findLast(({ line }) => line < kill.line);
+  const next = pass?.ranking.find(({ spared }) => !spared);
+  if (kill && pass && next && kill.process !== null && !kill.process.startsWith(`${next.pod}/`)) {
+    const own = pass.ranking.find(({ pod }) => kill.process?.startsWith(`${pod}/`));
+    notes.push(
+      `the kernel killed ${kill.process}; by what the kubelet knew at its last pass it would have evicted ${next.pod} (${placeWords(next)}${own ? `; ${own.pod}: ${placeWords(own)}` : ""})`,
+    );
+  }
+  return notes;
+}
+
+const placeWords = ({ workingSet, request, exceeds, priority }: RankedPod): string => {
+  const size =
+    workingSet === null ? "no stats of it" : `${formatBytes(workingSet)} of ${formatBytes(request)} requested`;
+  return `${exceeds ? "over" : "within"} its request: ${size}, priority ${priority}`;
+};

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import type { Eviction } from "../../src/kubernetes/eviction.ts";
+import type { Eviction, RankedPod } from "../../src/kubernetes/eviction.ts";
 import type { Expectations } from "../../src/scenario/index.ts";
 import type { Plan, PlannedProcess } from "../../src/plan.ts";
 import type { RunEvent, RunEventBody } from "../../src/record.ts";
@@ -92,8 +92,25 @@ const before: [number, RunEventBody][] = [
     0.5,
     { type: "counters", cgroup, moment: "before", counters: { "memory.events.local.oom_kill": 0 } },
   ]),
-  [0.6, { type: "kubelet", did: "start", minor: 36, capacity: 512 * Mi, kubepodsLimit: null, thresholds: [] }],
-  [0.7, { type: "kubelet", did: "pass", by: "poll", signals: [], met: [], due: [], log: null, ms: 1 }],
+  [
+    0.6,
+    { type: "kubelet", did: "start", minor: 36, sysctl: {}, capacity: 512 * Mi, kubepodsLimit: null, thresholds: [] },
+  ],
+  [
+    0.7,
+    {
+      type: "kubelet",
+      did: "pass",
+      by: "poll",
+      signals: [],
+      met: [],
+      due: [],
+      ranking: [],
+      oomScores: {},
+      log: null,
+      ms: 1,
+    },
+  ],
   [1, { type: "process-start", process: "web/app", pid: 100, cgroup: "web" }],
   [1, { type: "process-start", process: "db/app", pid: 200, cgroup: "db" }],
   [3, { type: "worker", process: "web/app", report: { type: "touched", pid: 100, touched: 400 * Mi, rss: 1, hwm: 1 } }],
@@ -112,12 +129,12 @@ const eviction = (pod: string, rank = 1): Eviction => ({
   killTimeoutMs: 10_000,
   condition: null,
 });
-const decides = (at: number, pod: string): [number, RunEventBody] => [
+const decides = (at: number, pod: string, rank = 1): [number, RunEventBody] => [
   at,
   {
     type: "kubelet",
     did: "evict",
-    eviction: eviction(pod),
+    eviction: eviction(pod, rank),
     event: { type: "Warning", reason: "Evicted", message: "The node was low on resource: memory. " },
   },
 ];
@@ -262,6 +279,12 @@ describe("what came first", () => {
     expect(verdict.status).toBe("passed");
   });
 
+  test("was the kernel, though its log was read late", () => {
+    const late = [...evicted, ends(11.75, "db", 200), ...oomRecord(12.5, "db", 200)];
+    const verdict = judge(record({ first: "oom" }, ...before, ...late, ...after({ db: 1 })));
+    expect(check(verdict, "first")).toMatchObject({ actual: "oom", status: "passed" });
+  });
+
   test("was nothing, where all went on", () => {
     const verdict = judge(record({ first: "oom" }, ...before, ...after()));
     expect(check(verdict, "first")).toMatchObject({ actual: null, status: "failed" });
@@ -274,5 +297,59 @@ describe("what came first", () => {
   test("an expected eviction does not account for a kill beside it", () => {
     const verdict = judge(record({ first: "eviction" }, ...before, ...evicted, ...oomKill(13), ...after({ db: 1 })));
     expect(verdict.status).toBe("failed");
+  });
+});
+
+describe("why kernel and kubelet do not choose alike", () => {
+  const place = (pod: string, rank: number, more: Partial<RankedPod>): RankedPod => ({
+    pod,
+    rank,
+    workingSet: 70 * Mi,
+    request: 0,
+    exceeds: true,
+    priority: 0,
+    spared: false,
+    ...more,
+  });
+  const pass = (at: number, ranking: RankedPod[], oomScores: Record<string, number>): [number, RunEventBody] => [
+    at,
+    { type: "kubelet", did: "pass", by: "poll", signals: [], met: [], due: [], ranking, oomScores, log: null, ms: 1 },
+  ];
+  const web = place("web", 1, { request: 50 * Mi });
+  const db = place("db", 2, { priority: 1000 });
+
+  test("is told of an eviction that the kernel would not have made", () => {
+    const scores = { "web/app": 1040, "db/app": 1117 };
+    const { notes } = judge(record({}, ...before, pass(10.6, [web, db], scores), ...evicted, ...after()));
+    expect(notes).toContain(
+      "the kubelet evicted web (over its request: 70Mi of 50Mi requested, priority 0); the OOM killer would have taken db/app (oom_score 1117, web/app 1040)",
+    );
+  });
+
+  test("is not told where both would have taken the same", () => {
+    const scores = { "web/app": 1140, "db/app": 1117 };
+    const { notes } = judge(record({}, ...before, pass(10.6, [web, db], scores), ...evicted, ...after()));
+    expect(notes).toEqual([]);
+  });
+
+  test("is told of a kill of another Pod than the kubelet's first", () => {
+    const body = [pass(4, [web, db], {}), ...oomRecord(5, "db", 200), ends(5.1, "db", 200)] as const;
+    const { notes } = judge(record({ first: "oom" }, ...before, ...body, ...after({ db: 1 })));
+    expect(notes).toContain(
+      "the kernel killed db/app; by what the kubelet knew at its last pass it would have evicted web (over its request: 70Mi of 50Mi requested, priority 0; db: over its request: 70Mi of 0 requested, priority 1000)",
+    );
+  });
+
+  test("names who was spared", () => {
+    const spared = place("db", 1, { spared: true, request: 0 });
+    const body = [
+      pass(10.6, [spared, place("web", 2, { exceeds: false, request: 100 * Mi })], { "db/app": 1400, "web/app": 900 }),
+      decides(10.7, "web", 2),
+      signals(11.7, "web", 100),
+      ends(11.8, "web", 100),
+    ] as const;
+    expect(judge(record({}, ...before, ...body, ...after())).notes).toContain(
+      "the kubelet evicted web (within its request: 70Mi of 100Mi requested, priority 0; db before it: spared); the OOM killer would have taken db/app (oom_score 1400, web/app 900)",
+    );
   });
 });
