@@ -115,7 +115,7 @@ function commands(streams: Streams, interrupt: AbortController, exit: (status: n
         .choices(["now", "boot"])
         .default("now"),
     )
-    .option("--exec <program>", "run a program for each kill: the kill as JSON on its standard input")
+    .option("--exec <command>", "run a program, with arguments, for each kill: the kill as JSON on its standard input")
     .action(async (flags: { reporter: string; since: string; exec?: string }) => {
       const stop = handleSignals(interrupt);
       try {

@@ -1,7 +1,8 @@
 /** `oomlab watch`: tells OOM kills on this machine as they happen. Runs for months: no state grows. */
 import { spawn } from "node:child_process";
+import { setFlagsFromString } from "node:v8";
 import type { Streams } from "../api.ts";
-import { MachineError } from "../errors.ts";
+import { MachineError, UsageError } from "../errors.ts";
 import { cgroupOwner, createOomScanner, type OomKill, ownerWords, printable } from "../kmsg/index.ts";
 import { openKernelLog } from "../machine/index.ts";
 import { loadAddon } from "../native.ts";
@@ -14,7 +15,10 @@ export async function watch(
   flags: { reporter: string; since: string; exec?: string },
   streams: Streams,
 ): Promise<number> {
+  // Little is kept of what is read: months under the same few megabytes.
+  setFlagsFromString("--semi-space-growth-factor=1");
   const ndjson = flags.reporter === "ndjson";
+  const command = flags.exec === undefined ? null : argv(flags.exec);
   const scanner = createOomScanner();
   let log;
   try {
@@ -29,7 +33,7 @@ export async function watch(
   const tell = (kill: OomKill): void => {
     const told = json(kill);
     streams.stdout.write(ndjson ? `${JSON.stringify(told)}\n` : `${words(kill)}\n`);
-    if (flags.exec !== undefined) run(flags.exec, told, streams);
+    if (command !== null) run(command, told, streams);
   };
   try {
     let first = true;
@@ -105,9 +109,31 @@ function words({ kind, oomMemcg, taskMemcg, victim, timeUs }: OomKill): string {
   return parts.filter((part) => part !== null).join(", ");
 }
 
+/** A program and its arguments, parted by blanks; quotes and backslashes keep blanks. No shell has a part in it. */
+function argv(command: string): string[] {
+  const words: string[] = [];
+  let word: string | null = null;
+  let quote = "";
+  for (let i = 0; i < command.length; i++) {
+    const char = command[i]!;
+    if (quote !== "" && char === quote) quote = "";
+    else if (char === "\\" && quote !== "'" && i + 1 < command.length) word = (word ?? "") + command[++i]!;
+    else if (quote !== "") word = (word ?? "") + char;
+    else if (char === "'" || char === '"') [quote, word] = [char, word ?? ""];
+    else if (/\s/.test(char)) {
+      if (word !== null) words.push(word);
+      word = null;
+    } else word = (word ?? "") + char;
+  }
+  if (quote !== "") throw new UsageError(`--exec ${command}: the quotation mark ${quote} is not closed`);
+  if (word !== null) words.push(word);
+  if (words.length === 0) throw new UsageError("--exec: names no program");
+  return words;
+}
+
 /** What it says goes where ours goes. A program that cannot start is told, not fatal. */
-function run(program: string, kill: object, streams: Streams): void {
-  const child = spawn(program, { stdio: ["pipe", "inherit", "inherit"] });
+function run([program = "", ...args]: string[], kill: object, streams: Streams): void {
+  const child = spawn(program, args, { stdio: ["pipe", "inherit", "inherit"] });
   child.on("error", (error) => streams.stderr.write(`oomlab: --exec ${program}: ${error.message}\n`));
   child.stdin.on("error", () => undefined);
   child.stdin.end(`${JSON.stringify(kill)}\n`);

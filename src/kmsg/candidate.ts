@@ -1,8 +1,8 @@
 // Which of the places that the finder found make their line worth reading, told from a few bytes around them. A line that
 // is passed over here is one that no matcher would take: everything that may be a record, or its beginning, counts.
 
-/** Nothing; a record of the OOM killer perhaps; a stack frame; a report that found no victim. */
-export type Candidate = 0 | 1 | 2 | 3;
+/** Nothing; a record of the OOM killer perhaps; a stack frame. */
+export type Candidate = 0 | 1 | 2;
 
 /** No more bytes than these before and after a place are looked at. */
 export const LOOK = 40;
@@ -87,7 +87,7 @@ function smallKillAt(bytes: Uint8Array, hit: number, floor: number): Candidate {
   if (before !== BLANK) return 0;
   switch (next) {
     case 97: // no killable processes
-      return compare(bytes, hit + 5, "ble proc") === NO ? 0 : 3;
+      return compare(bytes, hit + 5, "ble proc") === NO ? 0 : 1;
     case 105: // Skip killing the task
       return compare(bytes, hit + 5, "ng the task") === NO ? 0 : 1;
     case 32: // kill process N, up to 2.6.35

@@ -101,7 +101,9 @@ function readLines(records: string[], details: OomDetails): void {
   let columns: string[] = [];
   let half: string | null = null;
   // A record may hold several lines: memory.stat is printed as one from 5.3 on.
-  const lines = records.flatMap((record) => (record.includes("\n") ? record.split("\n") : [record]));
+  const lines = records.some((record) => record.includes("\n"))
+    ? records.flatMap((record) => record.split("\n"))
+    : records;
   for (const raw of lines) {
     const line = raw.length > 2048 ? raw.slice(0, 2048).trim() : raw.trim();
     if (line === "") continue;
@@ -144,7 +146,8 @@ function readLines(records: string[], details: OomDetails): void {
       if (details.stack.length < 64) details.stack.push(frame[1]!);
       continue;
     }
-    if (/^(?:CPU: \d|Pid: \d)/.test(line)) {
+    const first = line.charCodeAt(0);
+    if ((first === 67 || first === 80) && /^(?:CPU: \d|Pid: \d)/.test(line)) {
       readInvoker(line, details);
       continue;
     }
@@ -157,9 +160,9 @@ function readLines(records: string[], details: OomDetails): void {
       details.memsAllowed = cpuset[2]!;
       continue;
     }
-    const counter = /^(memory|memory\+swap|swap|kmem): usage (\d{1,20})kB, limit (\d{1,20})kB, failcnt (\d{1,20})/.exec(
-      line,
-    );
+    const counter = !line.includes(": usage ")
+      ? null
+      : /^(memory|memory\+swap|swap|kmem): usage (\d{1,20})kB, limit (\d{1,20})kB, failcnt (\d{1,20})/.exec(line);
     if (counter !== null) {
       const memcg = (details.memcg ??= { memory: null, swap: null, memsw: null, kmem: null, stats: {} });
       const value: MemcgCounter = { usage: kib(counter[2]), limit: limitOf(counter[3]!), failcnt: Number(counter[4]) };
@@ -169,8 +172,7 @@ function readLines(records: string[], details: OomDetails): void {
       else memcg.kmem = value;
       continue;
     }
-    const stats = /^Memory cgroup stats(?: for |: )/.exec(line);
-    if (stats !== null) {
+    if (first === 77 && /^Memory cgroup stats(?: for |: )/.test(line)) {
       const memcg = (details.memcg ??= { memory: null, swap: null, memsw: null, kmem: null, stats: {} });
       // 3.9 to 5.2: a line for each cgroup below; the first is the one over its limit.
       if (Object.keys(memcg.stats).length === 0)

@@ -3,7 +3,7 @@ import { MARGIN, createFinder } from "./find.ts";
 import { createLineReader } from "./lines.ts";
 import { createLogReader, modeOf } from "./read.ts";
 import { MAX_LINE } from "./record.ts";
-import { HEAD_LINES, PIECE_LINES, TAIL_LINES, createMatchedScanner } from "./scan.ts";
+import { FRAME_WINDOW, HEAD_LINES, TAIL_LINES, createMatchedScanner } from "./scan.ts";
 import type { KmsgRecord, OomKill, OomScan, OomScanOptions } from "./types.ts";
 
 /** Whole text or chunks in, scan out. Reads only lines that may hold a record of the OOM killer; with details, also those of a report. */
@@ -112,10 +112,6 @@ export function createThorough(options: OomScanOptions): Engine {
 const CAPACITY = 786_432;
 // How far beyond a place the finder looks.
 const AHEAD = 8;
-// The callers of oom_kill_process() in a stack: so many lines.
-const STACK_LINES = 8;
-// "System is deadlocked on memory" comes right after the report that found no victim.
-const PANIC_LINES = 3;
 // A line before a candidate may hold the prefix of a wrapped record: so long at most, and two of them are kept.
 const PREVIOUS = 500;
 const CONTEXT = 2 * (PREVIOUS + 1);
@@ -186,17 +182,18 @@ function createFast(options: OomScanOptions): Engine {
 
   /** Reads the line at `at`; false where its end is not there yet. */
   function readNext(final: boolean): boolean {
-    const stop = bytes.subarray(at, end).indexOf(NEWLINE);
-    if (stop === -1 && ((!final && end - at < MAX_LINE) || at === end)) return false;
+    let stop = at;
+    while (stop < end && bytes[stop] !== NEWLINE) stop++;
+    if (stop === end && ((!final && end - at < MAX_LINE) || at === end)) return false;
     const number = lineNumber();
-    feed(at, stop === -1 ? end : at + stop, number);
-    if (stop === -1) {
+    feed(at, stop, number);
+    if (stop === end) {
       leaveLine();
       return true;
     }
-    at += stop + 1;
+    at = stop + 1;
     extra++;
-    follow = Math.max(follow - 1, stillWanted(number));
+    follow = Math.max(follow - 1, scanner.wants(number), stillWanted(number));
     return true;
   }
 
@@ -229,18 +226,15 @@ function createFast(options: OomScanOptions): Engine {
     }
     if (to === end && !final && end - start < MAX_LINE) return false;
     const number = lineNumber();
-    let wanted = 0;
+    let wanted = -1;
     if (found === 2) {
-      const stack = stackLines(to, final);
-      if (stack === -1) return false;
-      wanted = stack;
+      wanted = stackLines(to, final);
+      if (wanted === -1) return false;
       // Of a stack frame it is enough to know where it is.
       if (finder.find(hit + 1, to) !== -1 || !isPlainFrame(start, hit) || !scanner.frame(number))
         feed(start, to, number);
     } else feed(start, to, number);
-    if (found === 3) wanted = PANIC_LINES;
-    else if (found === 1 && scanner.inPieces()) wanted = PIECE_LINES;
-    wanted = Math.max(wanted, stillWanted(number));
+    wanted = Math.max(wanted === -1 ? scanner.wants(number) : wanted, stillWanted(number));
     at = to;
     if (to === end) leaveLine();
     else if (wanted > 0) {
@@ -277,7 +271,7 @@ function createFast(options: OomScanOptions): Engine {
     for (let i = from + 1; i < end; i++) {
       const code = bytes[i];
       if (code === NEWLINE) {
-        if (++line > STACK_LINES) return wanted;
+        if (++line > FRAME_WINDOW) return wanted;
       } else if (code === 95 && line > wanted) {
         // _max_write, _resize_
         const next = bytes[i + 1];

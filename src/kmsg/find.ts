@@ -6,7 +6,8 @@ export interface Finder {
   /** The buffer; at least MARGIN bytes at its end must stay unused. */
   bytes: Uint8Array;
   /**
-   * The next place in [from, to) where "kill", "Kill", "OOM", "Out ", "Memory c" or "Task" begins, or -1. Adds the newlines before that
+   * The next place in [from, to) where "OOM", "Out ", "Memory c", "Task", or "kill" or "Kill" between bytes that can make a
+   * record of it, begins, or -1. Adds the newlines before that
    * place (before `to`, when there is none) to `lines()`.
    */
   find(from: number, to: number): number;
@@ -17,6 +18,8 @@ export interface Finder {
 export const MARGIN = 32;
 
 const PAGE = 65_536;
+// Room before the buffer, so that there is a byte before its first.
+const FRONT = 64;
 
 interface Exports {
   memory: { buffer: ArrayBuffer; grow(pages: number): number };
@@ -33,7 +36,7 @@ let compiled: object | null | undefined;
 
 /** Makes a finder with a buffer of `size` bytes. */
 export function createFinder(size: number, plain = false): Finder {
-  const pages = Math.ceil((size + MARGIN) / PAGE);
+  const pages = Math.ceil((FRONT + size + MARGIN) / PAGE);
   const wasm = (globalThis as { WebAssembly?: Wasm }).WebAssembly;
   if (!plain && wasm !== undefined) {
     try {
@@ -42,8 +45,15 @@ export function createFinder(size: number, plain = false): Finder {
         const exports = new wasm.Instance(compiled).exports as Exports;
         const missing = pages - exports.memory.buffer.byteLength / PAGE;
         if (missing > 0) exports.memory.grow(missing);
-        const bytes = new Uint8Array(exports.memory.buffer);
-        return { bytes, find: (from, to) => exports.find(from, to), lines: () => exports.lines.value };
+        const find = (from: number, to: number): number => exports.find(from, to);
+        return {
+          bytes: new Uint8Array(exports.memory.buffer, FRONT),
+          find(from, to) {
+            const hit = find(from + FRONT, to + FRONT);
+            return hit < 0 ? hit : hit - FRONT;
+          },
+          lines: () => exports.lines.value,
+        };
       }
     } catch {
       // No SIMD, or a page's policy forbids compiling.
@@ -63,7 +73,12 @@ function createPlainFinder(bytes: Uint8Array): Finder {
         const code = bytes[at]!;
         if (code === 10) count++;
         else if (code === 107 || code === 75) {
-          if (bytes[at + 3] === 108 && bytes[at + 1] === 105 && bytes[at + 2] === 108) {
+          if (
+            bytes[at + 3] === 108 &&
+            bytes[at + 1] === 105 &&
+            bytes[at + 2] === 108 &&
+            (code === 75 ? afterKill(bytes[at + 4]!) : aroundKill(bytes[at - 1] ?? 0, bytes[at + 4]!))
+          ) {
             lines += count;
             return at;
           }
@@ -91,6 +106,23 @@ function createPlainFinder(bytes: Uint8Array): Finder {
   };
 }
 
+/** Killed, Kill process, or a line's end. */
+function afterKill(next: number): boolean {
+  return next === 101 || next <= 32;
+}
+
+/** oom-kill, _kill_process, no killable, killing the task, kill process; before or after a terminal's escape sequence. */
+function aroundKill(before: number, next: number): boolean {
+  return (
+    before === 45 ||
+    before === 75 ||
+    before === 109 ||
+    next === 27 ||
+    (before === 95 && next === 95) ||
+    (before === 32 && (next === 97 || next === 105 || next === 32))
+  );
+}
+
 const MEMO = [77, 101, 109, 111];
 const TASK = [84, 97, 115, 107];
 
@@ -114,10 +146,12 @@ const op = {
   globalGet: [0x23, 0],
   globalSet: [0x24, 0],
   load32: [0x28, 0, 0],
+  load8: [0x2d, 0, 0],
   const: (value: number): number[] => [0x41, ...signed(value)],
   eqz: [0x45],
   eq: [0x46],
   ltU: [0x49],
+  leU: [0x4d],
   geU: [0x4f],
   ctz: [0x68],
   popcnt: [0x69],
@@ -135,7 +169,7 @@ const op = {
   bitmask: [0xfd, 0x64],
 };
 
-// Locals of find(): at, to (parameters), mask of candidates, mask of newlines, the candidate, the bytes, those three on, four bytes.
+// Locals of find(): at, to (parameters), mask of candidates, mask of newlines, the candidate, the bytes, those three on, four bytes, the one before and the one after, whether they fit.
 const AT = 0;
 const TO = 1;
 const MASK = 2;
@@ -144,6 +178,11 @@ const HIT = 4;
 const BYTES = 5;
 const FOURTH = 6;
 const WORD = 7;
+const BEFORE = 8;
+const NEXT = 9;
+const FITS = 10;
+
+const is = (local: number, value: number): number[] => [...op.get(local), ...op.const(value), ...op.eq];
 
 function assemble(pages: number): Uint8Array {
   const addLines = [...op.globalGet, ...op.get(NEWLINES), ...op.popcnt, ...op.add, ...op.globalSet];
@@ -252,6 +291,52 @@ function assemble(pages: number): Uint8Array {
     ...op.or,
     ...op.const(0x6c6c696b),
     ...op.eq,
+    ...op.get(HIT),
+    ...op.const(1),
+    ...op.sub,
+    ...op.load8,
+    ...op.set(BEFORE),
+    ...op.get(HIT),
+    ...op.const(4),
+    ...op.add,
+    ...op.load8,
+    ...op.set(NEXT),
+    // A small k: see aroundKill().
+    ...op.get(WORD),
+    ...op.const(0x20),
+    ...op.and,
+    ...op.if,
+    ...is(BEFORE, 45),
+    ...is(BEFORE, 75),
+    ...op.or,
+    ...is(BEFORE, 109),
+    ...op.or,
+    ...is(NEXT, 27),
+    ...op.or,
+    ...is(BEFORE, 95),
+    ...is(NEXT, 95),
+    ...op.and,
+    ...op.or,
+    ...is(BEFORE, 32),
+    ...is(NEXT, 97),
+    ...is(NEXT, 105),
+    ...op.or,
+    ...is(NEXT, 32),
+    ...op.or,
+    ...op.and,
+    ...op.or,
+    ...op.set(FITS),
+    ...op.else,
+    // A large one: see afterKill().
+    ...is(NEXT, 101),
+    ...op.get(NEXT),
+    ...op.const(32),
+    ...op.leU,
+    ...op.or,
+    ...op.set(FITS),
+    ...op.end,
+    ...op.get(FITS),
+    ...op.and,
     ...op.get(WORD),
     ...op.const(0xffffff),
     ...op.and,
@@ -304,8 +389,8 @@ function assemble(pages: number): Uint8Array {
     ...op.const(-1),
     ...op.end,
   ];
-  // Local declarations: MASK, NEWLINES, HIT: i32; BYTES, FOURTH: v128; WORD: i32.
-  const body = [3, 3, 0x7f, 2, 0x7b, 1, 0x7f, ...code];
+  // Local declarations: MASK, NEWLINES, HIT: i32; BYTES, FOURTH: v128; WORD, BEFORE, NEXT, FITS: i32.
+  const body = [3, 3, 0x7f, 2, 0x7b, 4, 0x7f, ...code];
   return Uint8Array.from([
     0x00,
     0x61,

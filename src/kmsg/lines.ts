@@ -63,7 +63,10 @@ export function createLineReader(
     }
     if (Number.isNaN(first)) return;
     // A dictionary line of the raw format.
-    if (first === 32 && /^ [A-Z_]+=/.test(text.slice(0, 64))) return;
+    if (first === 32 && /^ [A-Z_]+=/.test(text.slice(0, 64))) {
+      flush();
+      return;
+    }
     if (first === 123 && object(text, number)) return;
     const head = readPrefix(text);
     if (head.origin === "bare") {
@@ -109,7 +112,7 @@ export function createLineReader(
     return true;
   }
 
-  /** A prefix may stand alone before the line that it belongs to. */
+  /** A prefix may stand alone before the line that it belongs to. All other beginnings of records are found by themselves. */
   function lookBack(number: number, skipped: number): void {
     for (let distance = 1; distance <= Math.min(MAX_DISTANCE, skipped); distance++) {
       const text = before(distance);
@@ -124,7 +127,7 @@ export function createLineReader(
   /** Continues the pending record with a line that has no prefix; false where that makes no better record. */
   function join(wait: Pending, text: string, number: number): boolean {
     if (text.trim() === "") return true;
-    if (wait.joins >= 8 || wait.record.text.length + text.length > MAX_TEXT) return false;
+    if (wait.joins >= MAX_JOINS || wait.record.text.length + text.length > MAX_TEXT) return false;
     const next = text.trim();
     const before = wait.record.text;
     const held = before.trimEnd();
@@ -155,6 +158,8 @@ export function createLineReader(
   return { line, flush, waiting: () => pending !== null };
 }
 
+// A record is wrapped into so many lines more at most.
+const MAX_JOINS = 8;
 // Between the parts of a wrapped record one line may be blank.
 const MAX_DISTANCE = 2;
 
@@ -192,7 +197,7 @@ function rankOf(found: OomLine | null, text: string): number {
     case "taskin":
       // A path cut at a slash looks whole: the longest that fits is right.
       if (found.whole) return 3 + found.limit.length;
-      return found.limit !== "" ? 2 : / k[a-z ]{0,32}$/.test(text.slice(-40)) ? 1.5 : 1;
+      return found.limit !== "" ? 2 : 1 + (/ k[a-z ]{0,32}$/.exec(text.slice(-40))?.[0].length ?? 0) / 50;
     case "header":
       return found.order === null ? 2 : 3;
     default:
@@ -228,16 +233,23 @@ const STUBS = ["Memory cgroup out of memory", "Out of memory"]
     ),
   )
   .concat("Killed process ");
-const INVOKED = " invoked oom-killer: gfp_mask=0x";
+// Cut where what tells the record apart is on the line already.
+const INVOKED = /^ invoked oom-kill(?:e(?:r(?::(?: g(?:f(?:p(?:_m?a?s?k?=?0?x?)?)?)?)?)?)?)?$/;
 
 /** The beginning of an OOM record, cut before it can be told which. */
 function isStub(raw: string): boolean {
+  if (raw.length > 12_288) return false;
+  const invoked = raw.length < 100 ? raw.indexOf(" invoked oom-kill", raw.length - 40) : -1;
+  if (invoked > 0 && INVOKED.test(raw.slice(invoked).trimEnd())) return true;
+  // M, O, K, T, or a blank to be left out
+  const first = raw.charCodeAt(0);
+  if (first !== 77 && first !== 79 && first !== 75 && first !== 84 && first > 32) return false;
   const text = raw.trim();
-  if (text === "Task in" || text === "Tasks in") return true;
-  const invoked = text.length < 100 ? text.lastIndexOf(" invo") : -1;
-  if (invoked > 0 && INVOKED.startsWith(text.slice(invoked))) return true;
-  if (text.length < 12 || text.length > 12_288) return false;
-  if (text.startsWith("Tasks in /")) return !text.endsWith("memory.oom.group set");
-  const start = text.replace(/(?<= )\d{1,10},?$/, "");
-  return STUBS.some((stub) => stub.startsWith(start));
+  if (text.startsWith("Task"))
+    return text.startsWith("Tasks in /")
+      ? !text.endsWith("memory.oom.group set")
+      : text === "Task in" || text === "Tasks in";
+  if (text.length < 12) return false;
+  const start = text.length < 100 ? text.replace(/(?<= )\d{1,10},?$/, "") : "";
+  return start !== "" && STUBS.some((stub) => stub.startsWith(start));
 }

@@ -121,7 +121,8 @@ function readUptime(line: string, head: PrefixedLine): number {
   if (at - point !== 6 || line.charCodeAt(at) !== 93 || line.charCodeAt(at + 1) !== 32) return -1;
   at += 2;
   // A caller id, or the host and tag of journalctl -o short-monotonic, may follow.
-  if (line.charCodeAt(at) === 91 || TAG_AHEAD.test(line.slice(at, at + 300))) return -1;
+  if (line.charCodeAt(at) === 91) return -1;
+  if (line.includes(" kernel", at) && TAG_AHEAD.test(line.slice(at, at + 300))) return -1;
   head.origin = "kernel";
   head.timeUs = seconds * 1_000_000 + micros;
   head.text = line.slice(at);

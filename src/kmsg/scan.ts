@@ -55,8 +55,10 @@ const MAX_REPORT_US = 120_000_000;
 const MAX_REPORT_LINES = 20_000;
 const MAX_HEADER_ONLY_LINES = 3_000;
 const MAX_LISTED = 10_000;
-const FRAME_WINDOW = 8;
-export const PIECE_LINES = 8;
+// The callers of oom_kill_process() in a stack.
+export const FRAME_WINDOW = 8;
+const PIECE_LINES = 8;
+const PANIC_LINES = 3;
 // With details: a report whose head was cut off stands at the start of a log ...
 export const HEAD_LINES = 500;
 // ... and the reaper's record comes soon after the kill.
@@ -90,7 +92,8 @@ export function createMatchedScanner(options: OomScanOptions): {
   /** `position`: how many records, or lines that may be records, have been passed. */
   push(record: KmsgRecord, found?: OomLine | null, position?: number): OomKill[];
   frame(line: number): boolean;
-  inPieces(): boolean;
+  /** How many lines after this one, just read, are of interest whatever they hold. */
+  wants(line: number): number;
   /** Whether a report is under way that this line may belong to. */
   isOpen(line: number): boolean;
   end(): OomScan;
@@ -462,7 +465,7 @@ export function createMatchedScanner(options: OomScanOptions): {
           break;
         }
         case "panic": {
-          if (line.follows && record.line - lastNone > 3) break;
+          if (line.follows && record.line - lastNone > PANIC_LINES) break;
           const report = candidates(record)[0];
           if (report !== undefined) close(report);
           if (scan.panics.length < MAX_LISTED)
@@ -490,9 +493,15 @@ export function createMatchedScanner(options: OomScanOptions): {
     return true;
   }
 
-  /** Whether the next records may hold the rest of one. */
-  function inPieces(): boolean {
-    return open.some((report) => report.piecesUntil > 0 && report.selected?.whole === false);
+  /** How many lines after this one, just read, are of interest whatever they hold. */
+  function wants(line: number): number {
+    // "System is deadlocked on memory" comes right after the report that found no victim.
+    let wanted = Math.max(0, lastNone + PANIC_LINES - line);
+    for (const report of open) {
+      if (report.selected?.whole === false) wanted = Math.max(wanted, report.piecesUntil - line);
+      if (report.frameLine === line) wanted = Math.max(wanted, FRAME_WINDOW);
+    }
+    return wanted;
   }
 
   /** Records lost before this one; below 0 where the log starts over. Lines that were passed over unread count as records. */
@@ -536,7 +545,7 @@ export function createMatchedScanner(options: OomScanOptions): {
 
   const isOpen = (line: number): boolean => open.some((report) => line - report.line <= MAX_REPORT_LINES);
 
-  return { push, frame, inPieces, isOpen, end };
+  return { push, frame, wants, isOpen, end };
 }
 
 /** All at once. */

@@ -1,10 +1,15 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import { canRun, oomlab, start } from "../helpers/cli.ts";
 import { needs } from "../helpers/needs.ts";
 
+const root = fileURLToPath(new URL("../..", import.meta.url));
+
 describe("watch", needs(canRun), () => {
   test("tells a kill as it happens, runs a program for it, and ends with Ctrl-C", async () => {
-    const watching = start(["watch", "--reporter", "ndjson", "--exec", "/bin/cat"]);
+    const watching = start(["watch", "--reporter", "ndjson", "--exec", `/bin/sh -c 'exec "$0" "$1"' /bin/cat -u`]);
     // Node's own start; what is logged before it is not told.
     await new Promise((resolve) => setTimeout(resolve, 2_000));
     const { stdout: report } = await oomlab([
@@ -28,5 +33,28 @@ describe("watch", needs(canRun), () => {
     expect(told).toHaveLength(2);
     expect(told[0]).toMatchObject({ kind: "memcg", oomMemcg: kill.oomMemcg, victim: kill.victim });
     expect(told[1]).toEqual(told[0]);
+  });
+
+  test("ends when its reader does", async () => {
+    // head ends with the first kill; the next one is nobody's.
+    const watching = spawn(
+      "/bin/sh",
+      ["-c", '"$0" dist/oomlab.cjs watch --reporter ndjson | head -n 1', process.execPath],
+      { cwd: root, stdio: ["ignore", "pipe", "ignore"] },
+    );
+    const ended = once(watching, "exit");
+    await new Promise((resolve) => setTimeout(resolve, 2_000));
+    const kill = () => oomlab(["run", "scenarios/memcg/own-limit.yaml", "-g", "limit$", "--reporter", "json"]);
+    await kill();
+    await kill();
+    expect(
+      await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, 20_000, "still watching"))]),
+    ).toEqual([0, null]);
+  });
+
+  test("refuses a command with an open quotation mark", async () => {
+    const { exitCode, stderr } = await oomlab(["watch", "--exec", "mail -s 'a kill"]);
+    expect(exitCode).toBe(2);
+    expect(stderr).toContain("quotation mark");
   });
 });

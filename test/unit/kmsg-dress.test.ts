@@ -406,3 +406,114 @@ describe("a log in another dress", () => {
     });
   }
 });
+
+const claimsOf = ({
+  kind,
+  constraint,
+  trigger,
+  oomMemcg,
+  taskMemcg,
+  prefix,
+  victim,
+}: OomKill): Record<string, unknown> => ({
+  kind,
+  constraint,
+  trigger,
+  oomMemcg,
+  taskMemcg,
+  prefix,
+  ...victim,
+});
+
+/** What a kill of a damaged log tells that the whole log did not: nothing may be, but for less. */
+function invented(told: OomKill[], whole: OomKill[]): string[] {
+  return told.flatMap((kill) => {
+    const claims = whole
+      .filter((other) => other.victim.pid === kill.victim.pid)
+      .map((other) => {
+        const [is, was] = [claimsOf(kill), claimsOf(other)];
+        return Object.keys(is).filter((key) => is[key] !== was[key] && is[key] !== null && is[key] !== "unknown");
+      });
+    const best = claims.toSorted((a, b) => a.length - b.length)[0];
+    return best === undefined ? [`pid ${kill.victim.pid}`] : best.map((key) => `${key} of pid ${kill.victim.pid}`);
+  });
+}
+
+const lined = (records: KmsgRecord[], prefix: (record: KmsgRecord) => string): string[] =>
+  records.flatMap((record) => each(record, prefix(record)).split("\n"));
+const mail = (line: string, width: number): string => {
+  const at = line.length <= width ? -1 : line.lastIndexOf(" ", width);
+  return at < 20 ? line : `${line.slice(0, at)}\n${mail(line.slice(at + 1), width)}`;
+};
+const prefixes: Record<string, (record: KmsgRecord) => string> = {
+  dmesg: (record) => `[${stamp(record)}] `,
+  syslog: (record) => `${short(record)} node-17 kernel: [${stamp(record)}] `,
+  "no prefix": () => "",
+};
+
+describe("a damaged log", () => {
+  for (const [name, prefix] of Object.entries(prefixes)) {
+    it(`tells nothing that the whole one does not when it is cut at either end, with ${name}`, () => {
+      const wrong: string[] = [];
+      for (const { name: source, records, scan } of sources) {
+        const lines = lined(records, prefix);
+        const first = lines.findIndex((line) => /oom|Kill|Task/.test(line));
+        for (let at = Math.max(0, first - 1); at <= lines.length; at++) {
+          for (const part of [lines.slice(0, at), lines.slice(at)]) {
+            const told = scanKernelLog(`${part.join("\n")}\n`).kills;
+            wrong.push(...invented(told, scan.kills).map((what) => `${source}, line ${at}: ${what}`));
+            // A kill is told where, and only where, its own record is.
+            const shown = part.filter((line) => /(?:^|[\]:] )Killed process \d/.test(line)).length;
+            if (told.length > shown) wrong.push(`${source}, line ${at}: ${told.length} kills of ${shown} records`);
+          }
+        }
+      }
+      expect(wrong).toEqual([]);
+    });
+
+    for (const width of [80, 100, 120, 132, 160]) {
+      it(`tells the same kills when it is wrapped at ${width} columns, with ${name}`, () => {
+        const wrong: string[] = [];
+        for (const { name: source, records, scan } of sources) {
+          const lines = lined(records, prefix);
+          const wrapped = {
+            terminal: lines.map((line) => line.replaceAll(new RegExp(`.{${width}}(?=.)`, "g"), "$&\n")).join("\n"),
+            mail: lines.map((line) => mail(line, width)).join("\n"),
+            quoted: lines.map((line) => mail(line, width).replaceAll(/^/gm, "> ")).join("\n"),
+          };
+          for (const [how, text] of Object.entries(wrapped)) {
+            const told = scanKernelLog(`${text}\n`).kills;
+            wrong.push(...invented(told, scan.kills).map((what) => `${source}, ${how}: ${what}`));
+            const sizes = (kills: OomKill[]) => JSON.stringify(kills.map(({ victim, oomMemcg }) => [victim, oomMemcg]));
+            if (sizes(told) !== sizes(scan.kills))
+              wrong.push(`${source}, ${how}: ${sizes(told)} for ${sizes(scan.kills)}`);
+          }
+        }
+        expect(wrong).toEqual([]);
+      });
+    }
+  }
+
+  it("keeps the reports of two CPUs apart whose records alternate", () => {
+    const whole = sources.filter(({ name, scan }) => name.endsWith(".raw") && scan.kills.length === 1);
+    const report = ({ records }: Source): KmsgRecord[] => {
+      const from = records.findIndex((record) => record.text.includes("invoked oom-killer"));
+      return records.slice(from, records.findIndex((record) => record.text.includes("Killed process")) + 1);
+    };
+    for (const [i, left] of whole.entries()) {
+      const right = whole[(i + 7) % whole.length]!;
+      const both = [report(left), report(right)];
+      const mixed = Array.from({ length: Math.max(...both.map((records) => records.length)) }, (_, row) =>
+        both.map((records, cpu) =>
+          records[row] === undefined
+            ? ""
+            : `${each(records[row], `[  100.${String(100_000 + row)}] [    C${cpu}] `)}\n`,
+        ),
+      );
+      const told = scanKernelLog(mixed.flat().join("")).kills.map((kill) => JSON.stringify(essence(kill)));
+      expect(told.toSorted()).toEqual(
+        [left, right].map(({ scan }) => JSON.stringify(essence(scan.kills[0]!))).toSorted(),
+      );
+    }
+  });
+});

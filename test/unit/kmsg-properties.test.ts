@@ -4,6 +4,7 @@ import { describe, expect, it } from "vitest";
 import {
   createLogReader,
   createLogScanner,
+  createOomScanner,
   explainKill,
   findOomKills,
   type KmsgRecord,
@@ -220,6 +221,16 @@ describe("the search", () => {
       "Memo",
       "Task",
       "Tbsk",
+      "oom-kill:",
+      "_kill_",
+      " killa",
+      " killi",
+      " kill ",
+      "mkill",
+      "Kkilla",
+      "kill\u001b",
+      "Kille",
+      "Killx",
       "x".repeat(15),
     );
     fc.assert(
@@ -273,6 +284,27 @@ describe("time and memory", () => {
       }
     });
   }
+
+  it("watches millions of records in bounded memory", () => {
+    const report = readFileSync(new URL("guest/kmsg-61-v2-memcg.raw", corpus), "utf8")
+      .split("\n")
+      .map((line) => parseKmsgRecord(line))
+      .filter((record): record is KmsgRecord => record !== null);
+    const scanner = createOomScanner();
+    let kills = 0;
+    let seq = 0;
+    const replay = (records: number): number => {
+      for (const end = seq + records; seq < end;)
+        for (const record of report) kills += scanner.push({ ...record, seq: ++seq, timeUs: seq * 1000 }).length;
+      // Headers whose report never ends.
+      scanner.push({ ...report[0]!, seq: ++seq, text: "x invoked oom-killer: gfp_mask=0x0, order=0, oom_score_adj=0" });
+      return process.memoryUsage().heapUsed;
+    };
+    const early = replay(200_000);
+    const late = replay(2_000_000);
+    expect(kills).toBeGreaterThan(5_000);
+    expect(late - early).toBeLessThan(20_000_000);
+  });
 
   it("holds no more memory after a hundred megabytes than after one", () => {
     const megabyte = new TextEncoder().encode(`${logs.join("\n")}\n`.repeat(2)).slice(0, 1_048_576);
