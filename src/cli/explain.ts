@@ -64,6 +64,9 @@ export async function explain(
   }
   for (const { line, reason } of scan.incomplete)
     out.write(`line ${line}: an OOM report that is not complete: ${printable(reason)}\n`);
+  for (const { line } of scan.noVictim)
+    out.write(`line ${line}: the OOM killer ran and found no process that it may kill\n`);
+  for (const { line, text } of scan.panics) out.write(`line ${line}: the kernel panicked: ${printable(text)}\n`);
   if (scan.suppressed > 0) out.write(`the kernel's rate limit took the head of ${scan.suppressed} OOM report(s)\n`);
   if (told === 0) out.write("no OOM kill in this log\n");
   out.flush();

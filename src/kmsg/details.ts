@@ -90,6 +90,7 @@ export function readDetails(text: ReportText | null, facts: ReportFacts | null, 
     details,
     killed,
     selected !== null ? selected.constraint === "CONSTRAINT_MEMCG" : details.memcg !== null,
+    selected?.constraint === "CONSTRAINT_CPUSET" || selected?.constraint === "CONSTRAINT_MEMORY_POLICY",
   );
   return details;
 }
@@ -312,7 +313,7 @@ function addTask(details: OomDetails, columns: string[], line: string): boolean 
  * The score on the scale of the kernels that printed it (mm/oom_kill.c oom_badness() up to 5.0, without the 3 % for root up to 4.16):
  * 1000 * (rss + swap entries + page tables) / (limit + swap it may use) + oom_score_adj.
  */
-function readScore(details: OomDetails, killed: KilledLine, memcg: boolean): OomScore {
+function readScore(details: OomDetails, killed: KilledLine, memcg: boolean, constrained: boolean): OomScore {
   const score: OomScore = { ...details.score, oomScoreAdj: killed.oomScoreAdj };
   const task =
     details.tasks?.find((row) => row.pid === killed.pid) ??
@@ -325,7 +326,8 @@ function readScore(details: OomDetails, killed: KilledLine, memcg: boolean): Oom
   if (task.pgtablePages !== null) score.pgtablePages = task.pgtablePages;
   else if (task.pgtables !== null && score.pageSize !== null)
     score.pgtablePages = Math.round(task.pgtables / score.pageSize);
-  const total = totalPages(details, memcg, score);
+  // With a cpuset or a memory policy it is the memory of the nodes allowed, which the report does not sum up.
+  const total = constrained ? null : totalPages(details, memcg, score);
   score.totalPages = total;
   if (total === null || total === 0 || score.rssPages === null || score.oomScoreAdj === null) return score;
   const points =

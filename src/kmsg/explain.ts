@@ -1,3 +1,4 @@
+import { cgroupOwner, ownerWords } from "./container.ts";
 import { printable } from "./printable.ts";
 import type { OomDetails, OomKill, OomTask } from "./types.ts";
 
@@ -36,7 +37,7 @@ function whatHappened(kill: OomKill): string {
     case "global":
       return kill.trigger === "sysrq"
         ? `The kernel killed ${victim} because somebody asked for an OOM kill by hand (SysRq-f, or a tool that uses it): this says nothing about a shortage of memory.`
-        : `The kernel killed ${victim} because the machine had run out of memory; no cgroup's limit was involved.`;
+        : `The kernel killed ${victim} because the machine had run out of memory${kill.constraint === null ? " (or the part of it that a cpuset or a memory policy allows: kernels up to 5.0 do not tell these apart)" : ""}; no cgroup's limit was involved.`;
     case "cpuset":
       return `The kernel killed ${victim} because the memory nodes that a cpuset allows had run out of memory; other nodes may have had plenty.`;
     case "mempolicy":
@@ -55,8 +56,15 @@ function whoseLimit(kill: OomKill, details: OomDetails | null): string[] {
       `The limit that was hit is not the victim's own: it belongs to ${path(kill.oomMemcg)}, above the victim's cgroup ${path(kill.taskMemcg)}, and counts everything below it.`,
     );
   } else if (kill.oomMemcg === null && kill.taskMemcg !== null) {
-    said.push(`The victim ran in the cgroup ${path(kill.taskMemcg)}, whose own limit was not the reason.`);
+    said.push(
+      kill.taskMemcg === "/"
+        ? "The victim ran in the root cgroup, which has no limit."
+        : `The victim ran in the cgroup ${path(kill.taskMemcg)}, whose own limit was not the reason.`,
+    );
   }
+  const owner = kill.taskMemcg === null ? null : cgroupOwner(kill.taskMemcg);
+  if (owner !== null && (owner.container !== null || owner.pod !== null))
+    said.push(`By its path, the victim's cgroup is that of ${printable(ownerWords(owner) ?? "")}.`);
   if (kill.kind === "cpuset" && details?.memsAllowed != null)
     said.push(
       `The process that needed memory may use node ${path(details.memsAllowed)} only${details.cpuset === null ? "" : ` (cpuset ${path(details.cpuset)})`}; the victim may run elsewhere.`,
@@ -118,6 +126,9 @@ function victimSize(kill: OomKill): string[] {
 
 function whyThisOne(kill: OomKill, details: OomDetails | null): string[] {
   const said: string[] = [];
+  // Of a group all die with the one that was selected.
+  if (kill.group && kill.constraint === null && details?.score.printed == null && details?.chosen == null)
+    return ["It died with its group, not for its own score."];
   const adj = kill.victim.oomScoreAdj ?? details?.score.oomScoreAdj ?? null;
   if (details?.allocatingTask === true)
     said.push(
@@ -150,7 +161,7 @@ function whyThisOne(kill: OomKill, details: OomDetails | null): string[] {
     }
     if (details.chosen !== null)
       said.push(
-        `The kernel chose process ${details.chosen.pid} (${printable(details.chosen.comm)}) and killed this child of it in its place, as kernels up to 5.0 do.`,
+        `The kernel chose process ${details.chosen.pid} (${printable(details.chosen.comm)}) and killed this one in its place: a child of it or one of its threads, as kernels up to 5.0 do.`,
       );
   }
   if (adj !== null && adj > 0 && details === null)
@@ -184,7 +195,7 @@ function whatUsedIt(kill: OomKill, details: OomDetails | null): string[] {
       stats["kernel"] ?? kernelOf(stats, details),
     );
     if (parts.length > 0) said.push(`In the cgroup, ${list(parts)}.`);
-  } else if (pages !== undefined && pageSize !== null && pages["active_anon"] !== undefined) {
+  } else if (kill.kind !== "memcg" && pages !== undefined && pageSize !== null && pages["active_anon"] !== undefined) {
     const bytes = (...names: string[]): number | undefined => {
       const values = names.map((name) => pages[name]).filter((value) => value !== undefined);
       return values.length === 0 ? undefined : values.reduce((sum, value) => sum + value, 0) * pageSize;
@@ -263,6 +274,9 @@ function advice(kill: OomKill, details: OomDetails | null): string[] {
       ];
     }
     case "global":
+      // A kernel that does not name the constraint leaves open what was short.
+      if (kill.constraint === null)
+        return ["If the whole machine was short: give it more memory, or put limits on the largest processes."];
       return [
         details?.memory?.totalSwap === 0
           ? "Give the machine more memory or some swap, or put limits on the largest processes."
@@ -277,20 +291,14 @@ function advice(kill: OomKill, details: OomDetails | null): string[] {
 }
 
 function gaps(kill: OomKill): string[] {
-  const said: string[] = [];
-  if (kill.kind === "global" && kill.constraint === null && kill.trigger !== "sysrq") {
-    said.push(
-      "Kernels up to 5.0 do not record whether a cpuset or a memory policy left only part of the machine's memory.",
-    );
-  }
-  if (kill.missing.length === 0) return said;
+  if (kill.missing.length === 0) return [];
   const names: Record<string, string> = {
     header: "the report's header (who set the OOM killer off)",
     "oom-kill": "the record that names limit and cgroup",
     stack: "the call trace",
     sizes: "the end of the kill line",
   };
-  return [...said, `Not in the log: ${list(kill.missing.map((part) => names[part] ?? part))}.`];
+  return [`Not in the log: ${list(kill.missing.map((part) => names[part] ?? part))}.`];
 }
 
 function biggest(details: OomDetails): OomTask[] {

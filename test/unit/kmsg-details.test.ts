@@ -168,6 +168,7 @@ describe("the explanation", () => {
       [
         "The kernel killed process 3902942 (php-fpm) because the memory cgroup /lxc/39004 was at its limit and too little could be reclaimed; the machine as a whole need not have been short of memory.",
         "The limit that was hit is not the victim's own: it belongs to /lxc/39004, above the victim's cgroup /lxc/39004/ns/system.slice/docker-a59e4e7d3090c04c6ce5a4b7a8bc85228eb9b96ac00b1284643a8c7c11dda661.scope, and counts everything below it.",
+        "By its path, the victim's cgroup is that of container a59e4e7d3090 (docker).",
         "The cgroup used 29.8 GiB of the 29.8 GiB it may use, and charges had failed 83420 times.",
         "It may not use swap (its swap limit is 0), so anonymous memory had nowhere to go.",
         "The allocation that found no memory was made by process 3923954 (php-fpm): it set the OOM killer off, which then chose the victim.",
@@ -233,6 +234,29 @@ describe("the explanation", () => {
     ).kills[0]!;
     expect(kill.victim.comm).toBe("\u001b[2Jx\u202e");
     expect(explainKill(kill)[0]).toContain("\\x1b[2Jx\\u202e");
+  });
+  it("says of a group's members that they died with it, not for their score", () => {
+    const [first, ...members] = kills("field/25-k3s-5.x-oomgroup-18-members.log").map((kill) =>
+      explainKill(kill).join(" "),
+    );
+    expect(first).toContain("shielded it, yet nothing else scored higher");
+    expect(members).toHaveLength(9);
+    for (const text of members) {
+      expect(text).toContain("It died with its group, not for its own score.");
+      expect(text).not.toContain("scored");
+    }
+  });
+  it("does not take the machine's memory for what a cpuset or a policy allows", () => {
+    for (const log of ["guest/kmsg-61-v1-cpuset.raw", "guest/kmsg-61-v2-mempolicy.raw"]) {
+      const kill = kills(log)[0]!;
+      expect(kill.details?.score).toMatchObject({ computed: null, totalPages: null });
+      expect(explainKill(kill).join(" ")).not.toMatch(/where 1000 stands for|Give the machine/);
+    }
+  });
+  it("leaves open what was short where an old kernel does", () => {
+    const text = explainKill(kills("field/33-fedora-4.x-global-comm-with-space.log")[0]!).join(" ");
+    expect(text).toContain("kernels up to 5.0 do not tell these apart");
+    expect(text).toContain("If the whole machine was short");
   });
 });
 
