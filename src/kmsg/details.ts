@@ -1,4 +1,5 @@
-import { type ChosenLine, type HeaderLine, type KilledLine, type SelectedLine, readHeader } from "./match.ts";
+import type { ChosenLine, HeaderLine, KilledLine, SelectedLine } from "./grammar.ts";
+import { readHeader } from "./match.ts";
 import type { MemcgCounter, OomDetails, OomScore, OomTask } from "./types.ts";
 
 /** Lines of a report, kept until its kill is known. */

@@ -1,5 +1,6 @@
 /* oxlint-disable no-control-regex -- terminals leave theirs in logs */
-import { type OomLine, matchOomLine } from "./match.ts";
+import type { OomLine } from "./grammar.ts";
+import { matchOomLine } from "./match.ts";
 import { fromJson } from "./objects.ts";
 import { type PrefixedLine, readPrefix } from "./prefix.ts";
 import { MAX_TEXT, toRecord, unescapeText } from "./record.ts";
