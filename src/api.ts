@@ -7,7 +7,7 @@ import { type Streams, version } from "./api/streams.ts";
 import { MachineError } from "./errors.ts";
 import { printable } from "./kmsg/index.ts";
 import { hostMachine, type Machine, vmMachine, type VmMachine } from "./machine/index.ts";
-import { type Capabilities, type CgroupVersion, type MachineName, type Plan, planScenario } from "./plan.ts";
+import { type Capabilities, type CgroupVersion, type MachineName, type Plan, planScenario, turnsOf } from "./plan.ts";
 import { recordSchemaVersion, type RunEvent, type RunEventBody, type Selection } from "./record.ts";
 import { announce, type Reporter, summarize } from "./report/index.ts";
 import { loadScenarios, type Scenario } from "./scenario/index.ts";
@@ -65,7 +65,9 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
   const caps = await host.probe();
   const orNone = <T>(choices: T[]): (T | undefined)[] => (choices.length > 0 ? choices : [undefined]);
   const session = newRunId();
-  const every = selected.flatMap((scenario, place) =>
+  // A plan shows all that is pressed in turn; a run is one of them.
+  const turned = options.dryRun ? selected : selected.flatMap(turnsOf);
+  const every = turned.flatMap((scenario, place) =>
     orNone(options.kernels).flatMap((kernel) =>
       orNone(options.cgroup).flatMap((cgroup) =>
         Array.from({ length: options.repeatEach }, (_, at) => ({ scenario, place, cgroup, kernel, repeat: at + 1 })),

@@ -4,10 +4,23 @@
  */
 import type { Comparison, Expectations, ProcessSpec, Scenario, Size, Step, StressWorkload } from "./scenario/index.ts";
 import { CGROUP_FILES, splitCounter } from "./scenario/cgroupfiles.ts";
+import {
+  hardestTurn,
+  inPaths,
+  type LaidPods,
+  layPods,
+  memoryFor,
+  memTotalOf,
+  plannedKubelet,
+  type PlannedPods,
+  plannedPods,
+  type PodMachine,
+} from "./plan/pods.ts";
 import { leastVmMemory, vmCapabilities, vmDemand, vmMemory, type VmSpec, vmSpec } from "./plan/vm.ts";
 import type { PlannedKubelet } from "./kubernetes/kubelet-plan.ts";
 import { formatBytes } from "./units.ts";
 
+export { type PlannedPods, type PlannedVolume, relayPlan, turnsOf } from "./plan/pods.ts";
 export type { VmSpec } from "./plan/vm.ts";
 
 export type MachineName = "host" | "vm" | "container" | "kubernetes";
@@ -67,12 +80,18 @@ export interface PlannedWrite {
 }
 
 export interface PlannedCgroup {
-  /** As the scenario names it. */
+  /** As the scenario names it; of Pods `pod` and `pod/container`. */
   name: string;
+  /** Below the run's own cgroup; absent: the name. */
+  directory?: string;
   /** As the kernel's log names it. */
   path: string;
   writes: PlannedWrite[];
 }
+
+/** Where a cgroup stands below the run's own. */
+export const directoryOf = ({ name, directory }: Pick<PlannedCgroup, "name" | "directory">): string =>
+  directory ?? name;
 
 export interface PlannedProcess {
   name: string;
@@ -95,6 +114,8 @@ export interface PlannedProcess {
   forks: boolean;
   /** Holds what it has touched until the others have ended. */
   waits: boolean;
+  /** It starts when these have ended with status 0; absent: at once. */
+  after?: string[];
 }
 
 export type PlannedStep =
@@ -110,8 +131,11 @@ export interface Plan {
   cgroupVersion: CgroupVersion;
   /** Why it is not run, or null. */
   skip: string | null;
-  /** The run's own cgroup: its name, and its path as the kernel's log names it. */
-  top: { name: string; path: string; writes: PlannedWrite[] };
+  /**
+   * The run's own cgroup: its name, its directory in the hierarchy (absent: the name; "" in a VM of Pods, whose tree
+   * stands at the root), and its path as the kernel's log names it.
+   */
+  top: { name: string; directory?: string; path: string; writes: PlannedWrite[] };
   cgroups: PlannedCgroup[];
   processes: PlannedProcess[];
   steps: PlannedStep[];
@@ -123,6 +147,8 @@ export interface Plan {
   vm: VmSpec | null;
   /** The kubelet that watches its Pods; absent or null: there are none. */
   kubelet?: PlannedKubelet | null;
+  /** Its Pods and their node; absent or null: there are none. */
+  pods?: PlannedPods | null;
 }
 
 export interface PlanOptions {
@@ -313,6 +339,7 @@ function planProcess(spec: ProcessSpec, scenario: Scenario, caps: Capabilities):
     mempolicy: spec.mempolicy,
     rlimits: spec.rlimits,
     start: spec.start,
+    ...(spec.after === undefined ? {} : { after: spec.after }),
   };
   const { workload } = spec;
   if (workload.kind === "stress") {
@@ -380,7 +407,9 @@ function demandOf(scenario: Scenario, processes: PlannedProcess[]): number {
 
 /** Why this scenario needs a machine of its own, or null: sizes, a process with no limit above it, swap, sysrq. */
 function needsVm(scenario: Scenario, caps: Capabilities, options: PlanOptions): string | null {
-  const { machine } = scenario;
+  const { machine, kubernetes } = scenario;
+  if (kubernetes?.node.memory) return `it states the node's memory (${formatBytes(kubernetes.node.memory)})`;
+  if (kubernetes?.node.swap) return `it states the node's swap (${formatBytes(kubernetes.node.swap)})`;
   if (machine.memory !== null) return `it states the machine's memory (${formatBytes(machine.memory)})`;
   if (machine.swap !== null) return `it states the machine's swap (${formatBytes(machine.swap.size)})`;
   if (machine.numa !== null) return `it states ${machine.numa.length} NUMA nodes`;
@@ -396,7 +425,11 @@ function needsVm(scenario: Scenario, caps: Capabilities, options: PlanOptions): 
   );
   if (global) return `its step "${global.do}" acts on the whole machine`;
   if (!options.allowHostOom) {
-    const free = scenario.processes.find((process) => !Number.isFinite(effectiveLimit(scenario, process.cgroup)));
+    const free = scenario.processes.find(
+      ({ idle, cgroup }) => idle !== true && !Number.isFinite(effectiveLimit(scenario, cgroup)),
+    );
+    if (free?.name.includes("/") === true)
+      return `container ${free.name} has no memory limit: it could take all that the node has`;
     if (free) return `process ${free.name} has no memory limit above it`;
   }
   return null;
@@ -477,18 +510,35 @@ function internalProcess(scenario: Scenario, enabling: Set<string>): string | nu
 export function planScenario(scenario: Scenario, host: Capabilities, options: PlanOptions): Plan {
   const { machine } = options;
   if (machine === "container" || machine === "kubernetes")
-    return { ...planOnHost(scenario, host, options), machine, skip: `machine ${machine} is not part of this build` };
+    return {
+      ...planOnHost(scenario, host, options).plan,
+      machine,
+      skip: `machine ${machine} is not part of this build`,
+    };
   if (machine === "vm") return planInVm(scenario, host, options);
-  const here = planOnHost(scenario, host, options);
+  const { plan: here, belongsInVm } = planOnHost(scenario, host, options);
   if (machine === "host" || here.skip === null) return here;
   const vm = planInVm(scenario, host, options);
   // Where neither can run it, the reason is the one of the machine that it belongs on.
-  return vm.skip === null || needsVm(scenario, host, options) !== null ? vm : here;
+  return vm.skip === null || belongsInVm ? vm : here;
 }
 
-function planOnHost(scenario: Scenario, caps: Capabilities, options: PlanOptions): Plan {
-  const version = options.cgroupVersion ?? scenario.machine.cgroup ?? caps.memoryController ?? 2;
-  const plan = layOut(scenario, caps, version, options);
+const runName = ({ runId }: PlanOptions): string => `oomlab-${runId}`;
+
+function planOnHost(given: Scenario, caps: Capabilities, options: PlanOptions): { plan: Plan; belongsInVm: boolean } {
+  const version = options.cgroupVersion ?? given.machine.cgroup ?? caps.memoryController ?? 2;
+  const machine: PodMachine = {
+    version,
+    memTotal: given.kubernetes?.node.memory ?? caps.memTotal,
+    swap: given.kubernetes?.node.swap ?? caps.swapTotal,
+    swapController: version === 2 || hierarchyOf(caps, 1)?.memsw === true,
+    runName: runName(options),
+    atRoot: false,
+  };
+  const turned = hardestTurn(given, machine);
+  const laid = layPods(turned, machine);
+  const scenario = laid?.scenario ?? turned;
+  const plan = layOut(scenario, caps, version, options, laid, machine);
   const vm = needsVm(scenario, caps, options);
   const demand = demandOf(scenario, plan.processes);
   let skip = vm === null ? plan.skip : `it needs a VM of its own: ${vm}`;
@@ -496,21 +546,47 @@ function planOnHost(scenario: Scenario, caps: Capabilities, options: PlanOptions
   const reserve = hostReserve(caps);
   if (skip === null && demand + reserve > caps.memAvailable && !options.allowHostOom)
     skip = `it could take ${Number.isFinite(demand) ? formatBytes(mebibytes(demand)) : "any amount"} of memory, and ${formatBytes(mebibytes(caps.memAvailable))} are available on this machine, which keeps ${formatBytes(mebibytes(reserve))} for itself`;
-  return { ...plan, machine: "host", skip, demand: Number.isFinite(demand) ? demand : null, vm: null };
+  return {
+    plan: { ...plan, machine: "host", skip, demand: Number.isFinite(demand) ? demand : null, vm: null },
+    belongsInVm: vm !== null,
+  };
 }
 
 const hostReserve = ({ memTotal }: Capabilities): number => Math.min(512 * 1048576, Math.floor(memTotal / 10));
 
-function planInVm(scenario: Scenario, host: Capabilities, options: PlanOptions): Plan {
+function planInVm(given: Scenario, host: Capabilities, options: PlanOptions): Plan {
   const hybrid = options.hybrid ?? false;
-  const version = options.cgroupVersion ?? scenario.machine.cgroup ?? (hybrid || usesV1Names(scenario) ? 1 : 2);
+  const version = options.cgroupVersion ?? given.machine.cgroup ?? (hybrid || usesV1Names(given) ? 1 : 2);
+  const sized = sizedForPods(given);
+  /** The scenario as it is on a guest with so much memory. */
+  const on = (memory: number): { scenario: Scenario; laid: LaidPods | undefined; machine: PodMachine } => {
+    const machine: PodMachine = {
+      version,
+      memTotal: given.kubernetes?.node.memory ?? memTotalOf(memory),
+      swap: sized.machine.swap?.size ?? 0,
+      swapController: true,
+      runName: runName(options),
+      atRoot: true,
+    };
+    const turned = hardestTurn(sized, machine);
+    const laid = layPods(turned, machine);
+    return { scenario: laid?.scenario ?? turned, laid, machine };
+  };
+  const least = vmMemory(sized, 0);
+  const first = on(least).scenario;
   // What has no limit above it is meant for the guest's own limit, so it makes the guest no bigger.
-  const limited = scenario.processes.filter(({ cgroup }) => Number.isFinite(effectiveLimit(scenario, cgroup)));
-  const base = vmCapabilities(vmSpec(scenario, vmMemory(scenario, 0), options.kernel, hybrid, null), version);
-  const sized = limited.map((spec) => planProcess(spec, scenario, base));
-  const memory = vmMemory(scenario, demandOf(scenario, sized));
+  const limited = first.processes.filter(({ cgroup }) => Number.isFinite(effectiveLimit(first, cgroup)));
+  const base = vmCapabilities(vmSpec(first, least, options.kernel, hybrid, null), version);
+  const memory = vmMemory(
+    sized,
+    demandOf(
+      first,
+      limited.map((spec) => planProcess(spec, first, base)),
+    ),
+  );
+  const { scenario, laid, machine } = on(memory);
   const spec = vmSpec(scenario, memory, options.kernel, hybrid, scratchSize(scenario, memory));
-  const plan = layOut(scenario, vmCapabilities(spec, version), version, options);
+  const plan = layOut(scenario, vmCapabilities(spec, version), version, options, laid, machine);
   const demand = vmDemand(memory);
   const reserve = hostReserve(host);
   let { skip } = plan;
@@ -521,6 +597,21 @@ function planInVm(scenario: Scenario, host: Capabilities, options: PlanOptions):
   else if (demand + reserve > host.memAvailable)
     skip ??= `its VM takes ${formatBytes(mebibytes(demand))} of memory, and ${formatBytes(mebibytes(host.memAvailable))} are available on this machine, which keeps ${formatBytes(mebibytes(reserve))} for itself`;
   return { ...plan, machine: "vm", skip, demand, vm: spec };
+}
+
+/** The machine that a node stands for: its MemTotal is less than its memory, its swap is the machine's. */
+function sizedForPods(scenario: Scenario): Scenario {
+  const node = scenario.kubernetes?.node;
+  if (node === undefined) return scenario;
+  const { machine } = scenario;
+  return {
+    ...scenario,
+    machine: {
+      ...machine,
+      memory: node.memory === null ? machine.memory : memoryFor(node.memory),
+      swap: node.swap === null || node.swap === 0 ? machine.swap : { size: node.swap, kind: "disk" },
+    },
+  };
 }
 
 const sameKernel = (asked: string, { machine }: Scenario): boolean =>
@@ -551,19 +642,26 @@ function layOut(
   caps: Capabilities,
   version: CgroupVersion,
   options: PlanOptions,
+  laid: LaidPods | undefined,
+  machine: PodMachine,
 ): Omit<Plan, "machine" | "demand" | "vm"> {
   const hierarchy = hierarchyOf(caps, version);
-  const topName = `oomlab-${options.runId}`;
-  const topPath = `${hierarchy?.path ?? ""}/${topName}`;
+  const topName = runName(options);
+  // In a VM of its own the kubelet's tree stands where it stands on a node.
+  const topPath = machine.atRoot && laid !== undefined ? "" : `${hierarchy?.path ?? ""}/${topName}`;
   const names = cgroupNames(scenario);
   const processes = scenario.processes.map((spec) => planProcess(spec, scenario, caps));
 
   let untranslatable: string | null = null;
   const cgroups = names.map((name): PlannedCgroup => {
+    const shown = laid?.nameOf(name) ?? name;
+    const place = { name: shown, ...(shown === name ? {} : { directory: name }), path: `${topPath}/${name}` };
+    const ofPods = laid?.writesOf(name);
+    if (ofPods !== undefined) return { ...place, writes: [...ofPods] };
     const files = scenario.cgroups.find((spec) => spec.name === name)?.files ?? [];
     const { writes, skip } = translate(files, version, caps, undefined);
     untranslatable ??= skip === null ? null : `cgroup ${name}: ${skip}`;
-    return { name, path: `${topPath}/${name}`, writes };
+    return { ...place, writes };
   });
   const topWrites: PlannedWrite[] = [];
   const enabling = new Set<string>();
@@ -571,6 +669,8 @@ function layOut(
     const controllers = new Set(["memory"]);
     if (scenario.cgroups.some(({ files }) => files.some(({ file }) => file.startsWith("cpuset."))))
       controllers.add("cpuset");
+    if (cgroups.some(({ writes }) => writes.some(({ file }) => file.startsWith("hugetlb."))))
+      controllers.add("hugetlb");
     const enable = {
       file: "cgroup.subtree_control",
       value: [...controllers].map((name) => `+${name}`).join(" "),
@@ -578,29 +678,34 @@ function layOut(
     };
     topWrites.push(enable);
     for (const cgroup of cgroups) {
-      const children = cgroups.filter((child) => parentOf(child.name) === cgroup.name);
+      const children = cgroups.filter((child) => parentOf(directoryOf(child)) === directoryOf(cgroup));
       // A child without limits is counted too, unless a process lives beside it: then it can do without the controller.
-      const beside = scenario.processes.some((process) => process.cgroup === cgroup.name);
-      const needed = children.some((child) => needsController(child.name, cgroups));
+      const beside = scenario.processes.some((process) => process.cgroup === directoryOf(cgroup));
+      const needed = children.some((child) => needsController(directoryOf(child), cgroups));
       if (children.length === 0 || (beside && !needed)) continue;
-      enabling.add(cgroup.name);
+      enabling.add(directoryOf(cgroup));
       cgroup.writes.push(enable);
     }
   }
   const steps = scenario.steps.map((step): PlannedStep => {
     if (step.do === "reclaim" && version === 1)
       untranslatable ??= "step reclaim: memory.reclaim is cgroup v2's; v1 can only give back everything";
-    if (step.do !== "write") return step;
+    const named = laid === undefined ? step : inPaths(step, (path) => laid.nameOf(path));
+    if (step.do !== "write" || named.do !== "write") return named as Exclude<Step, { do: "write" }>;
     const limit = scenario.cgroups
       .find((spec) => spec.name === step.cgroup)
       ?.files.find(({ file }) => file === "memory.max")?.value;
     const { writes, skip } = translate([step], version, caps, limit);
     untranslatable ??= skip === null ? null : `step ${step.file}: ${skip}`;
-    return { ...step, writes };
+    return { ...named, writes };
   });
 
+  const mounts = laid?.volumes.some(({ path }) => path !== null) === true;
   const skip =
     unmetNeed(scenario, processes, version, caps) ??
+    (mounts && !caps.capabilities.includes("SYS_ADMIN")
+      ? "mounting a memory-backed volume needs CAP_SYS_ADMIN"
+      : null) ??
     untranslatable ??
     untellable(scenario, version) ??
     (version === 2 ? internalProcess(scenario, enabling) : null);
@@ -610,12 +715,17 @@ function layOut(
     line: scenario.line,
     cgroupVersion: version,
     skip,
-    top: { name: topName, path: topPath, writes: topWrites },
+    top: { name: topName, path: topPath, writes: topWrites, ...(topPath === "" ? { directory: "" } : {}) },
     cgroups,
-    processes,
+    processes: processes.map((process) =>
+      process.cgroup === null || laid === undefined ? process : { ...process, cgroup: laid.nameOf(process.cgroup) },
+    ),
     steps,
     expect: scenario.expect,
     timeoutMs: options.timeoutMs ?? scenario.timeoutMs ?? defaultTimeoutMs,
+    ...(laid === undefined
+      ? {}
+      : { kubelet: plannedKubelet(scenario, laid), pods: plannedPods(scenario, laid, machine) }),
   };
 }
 
@@ -623,7 +733,7 @@ function layOut(
 function needsController(name: string, cgroups: PlannedCgroup[]): boolean {
   return cgroups.some(
     (cgroup) =>
-      (cgroup.name === name || cgroup.name.startsWith(`${name}/`)) &&
+      (directoryOf(cgroup) === name || directoryOf(cgroup).startsWith(`${name}/`)) &&
       cgroup.writes.some(({ file }) => !file.startsWith("cgroup.")),
   );
 }

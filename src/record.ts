@@ -62,6 +62,8 @@ export type RunEventBody =
       restored: boolean;
       capabilities: Capabilities;
     }
+  /** The machine's MemTotal, where the plan's Pods reckoned with another: the plan that is run instead. */
+  | { type: "node"; stated: number | null; planned: number; memTotal: number; plan: Plan }
   /** The machine's kernel or hardware lacks what the plan needs, found once it was up. */
   | { type: "unmet"; reason: string }
   /** A line of the machine's console: the second copy of its kernel log. */

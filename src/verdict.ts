@@ -3,10 +3,11 @@
  * agree on a kill and none may contradict; every check cites lines of the record.
  */
 import { findOomKills, type KmsgRecord, type OomKill } from "./kmsg/index.ts";
-import { compares, type Plan, type PlannedProcess } from "./plan.ts";
+import { compares, directoryOf, type Plan, type PlannedProcess } from "./plan.ts";
 import { type Counters, type EventOf, eventsOf, type RunEvent, type WorkerReport } from "./record.ts";
 import { formatBytes } from "./units.ts";
 import { type EvictionSeen, evictedCheck, evictionsOf, firstCheck, orderNotes } from "./verdict/evictions.ts";
+import { turnNote } from "./verdict/turn.ts";
 
 export type Status = "passed" | "failed" | "inconclusive" | "skipped" | "errored";
 export type Kind = "memcg" | "global" | "cpuset" | "mempolicy" | "none" | "unknown";
@@ -54,6 +55,8 @@ export interface Observed {
   cgroups: Record<string, Record<string, unknown>>;
   /** With a kubelet only. */
   evictions?: EvictionSeen[];
+  /** With Pods: the node's memory as stated, and the MemTotal that the kubelet's files were computed from. */
+  node?: { memory: number | null; memTotal: number };
 }
 
 export interface Verdict {
@@ -129,6 +132,9 @@ class Judge {
   readonly #run: EventOf<"run">;
   readonly #plan: Plan;
   readonly #events: readonly RunEvent[];
+  /** Where cgroups stand below the run's own, by name, and back: Pods are not named as they stand. */
+  readonly #directories = new Map<string, string>();
+  readonly #names = new Map<string, string>();
   readonly #kmsg: EventOf<"kmsg">[];
   readonly #exits = new Map<string, EventOf<"process-exit">>();
   /** pid -> process, workers and children included. */
@@ -148,7 +154,13 @@ class Judge {
 
   constructor(run: EventOf<"run">, events: readonly RunEvent[]) {
     this.#run = run;
-    this.#plan = run.plan;
+    const relaid = eventsOf(events, "node")[0]?.plan;
+    // The file is the host's, whatever it is called in a guest.
+    this.#plan = relaid ? { ...relaid, file: run.plan.file } : run.plan;
+    for (const cgroup of this.#plan.cgroups) {
+      this.#directories.set(cgroup.name, directoryOf(cgroup));
+      this.#names.set(directoryOf(cgroup), cgroup.name);
+    }
     this.#events = events;
     this.#kmsg = eventsOf(events, "kmsg");
     for (const event of events) this.#index(event);
@@ -216,6 +228,9 @@ class Judge {
       processes: this.#processes(kills),
       cgroups: this.#cgroups(),
       ...(this.#plan.kubelet ? { evictions: evictionsOf(this.#events) } : {}),
+      ...(this.#plan.pods
+        ? { node: { memory: this.#plan.pods.node.memory, memTotal: this.#plan.pods.node.memTotal } }
+        : {}),
     };
     const errors = eventsOf(this.#events, "error");
     const interrupted = eventsOf(this.#events, "interrupted")[0];
@@ -247,6 +262,14 @@ class Judge {
           this.#events,
           kills.map(({ process, evidence }) => ({ process, line: Math.min(...evidence) })),
         ),
+      );
+    const turn = turnNote(this.#plan, kills, eventsOf(this.#events, "panic").length > 0);
+    if (turn !== null) this.#notes.unshift(turn);
+    this.#notes.push(...(this.#plan.pods?.notes ?? []));
+    const node = eventsOf(this.#events, "node")[0];
+    if (node)
+      this.#notes.push(
+        `the VM's MemTotal is ${node.memTotal}, ${node.stated === null ? "planned with" : "stated"} ${node.planned}: the kubelet's files were computed from the VM's`,
       );
     let status: Status;
     let reason: string | null = null;
@@ -288,12 +311,36 @@ class Judge {
   /** Our run's cgroup is told by its unique name, whatever stands before it (a container's or a scope's path). */
   #scenarioCgroup(path: string | null): string | null {
     if (path === null) return null;
+    if (this.#plan.top.directory === "") {
+      // The tree stands at the hierarchy's root: ours is what was made there.
+      const inside = path.slice(1);
+      const [first] = inside.split("/", 1);
+      const made = [...this.#names.keys(), "unlimited"].some((directory) => directory.split("/", 1)[0] === first);
+      return made ? this.#nameOf(inside) : null;
+    }
     const marker = `/${this.#plan.top.name}`;
     const at = path.indexOf(marker);
     if (at < 0) return null;
     const rest = path.slice(at + marker.length);
     if (rest === "") return "";
-    return rest.startsWith("/") ? rest.slice(1) : null;
+    return rest.startsWith("/") ? this.#nameOf(rest.slice(1)) : null;
+  }
+
+  #nameOf(directory: string): string {
+    return this.#names.get(directory) ?? directory;
+  }
+
+  /** The cgroup above one; "" is the run's own. */
+  #above(cgroup: string): string {
+    const directory = this.#directories.get(cgroup) ?? cgroup;
+    return directory.includes("/") ? this.#nameOf(directory.slice(0, directory.lastIndexOf("/"))) : "";
+  }
+
+  /** The cgroup that counts what happens in another: itself, or the nearest above it that has the memory controller. */
+  #accountOf(cgroup: string, counted: ReadonlyMap<string, unknown>): string {
+    let name = cgroup;
+    while (name !== "" && !counted.has(name)) name = this.#above(name);
+    return name;
   }
 
   #kills(): { kills: Kill[]; foreign: Kill[]; checks: Check[] } {
@@ -335,7 +382,7 @@ class Judge {
         foreign.push(told);
         continue;
       }
-      const delta = cgroup === null ? undefined : deltas.get(accountOf(cgroup, deltas));
+      const delta = cgroup === null ? undefined : deltas.get(this.#accountOf(cgroup, deltas));
       if (delta !== undefined && delta.count > 0) {
         told.witnesses.push("counters");
         told.evidence = [...told.evidence, delta.line];
@@ -377,7 +424,9 @@ class Judge {
   }
 
   #isOurs(kill: OomKill): boolean {
-    if (kill.taskMemcg !== null) return this.#scenarioCgroup(kill.taskMemcg) !== null;
+    if (this.#scenarioCgroup(kill.taskMemcg) !== null) return true;
+    // On v1 a process without limit is in the root itself, where the tree of Pods stands.
+    if (kill.taskMemcg !== null && !(kill.taskMemcg === "/" && this.#plan.top.directory === "")) return false;
     // Without its `oom-kill:` line a kill is ours by pid, if that process was alive and was not seen to end otherwise.
     const process = this.#pids.get(kill.victim.pid) ?? (kill.tgid === null ? undefined : this.#pids.get(kill.tgid));
     if (process === undefined) return false;
@@ -397,7 +446,7 @@ class Judge {
   #processOf(kill: OomKill): string | null {
     const byPid = this.#pids.get(kill.victim.pid) ?? (kill.tgid === null ? undefined : this.#pids.get(kill.tgid));
     if (byPid !== undefined) return byPid;
-    const cgroup = accountOf(
+    const cgroup = this.#accountOf(
       this.#scenarioCgroup(kill.taskMemcg) ?? "",
       new Map(this.#plan.cgroups.map(({ name }) => [name, name])),
     );
@@ -431,20 +480,15 @@ class Judge {
     const hit = this.#limitsHit(cgroup);
     if (hit.length !== 1 || hit[0] === undefined) return;
     kill.limit = hit[0].cgroup;
-    kill.oomMemcg = `${this.#plan.top.path}/${hit[0].cgroup}`;
-    kill.taskMemcg ??= `${this.#plan.top.path}/${cgroup}`;
+    kill.oomMemcg = this.#path(hit[0].cgroup);
+    kill.taskMemcg ??= this.#path(cgroup);
     kill.evidence = [...kill.evidence, hit[0].line];
   }
 
   /** Limited cgroups at and above one whose own limit was hit, by counters and notifications. */
   #limitsHit(cgroup: string): { cgroup: string; line: number }[] {
     const chain: string[] = [];
-    for (
-      let name: string | null = cgroup;
-      name !== null && name !== "";
-      name = name.includes("/") ? name.slice(0, name.lastIndexOf("/")) : null
-    )
-      chain.push(name);
+    for (let name = cgroup; name !== ""; name = this.#above(name)) chain.push(name);
     if (this.#plan.cgroupVersion === 2)
       return chain.flatMap((name) =>
         (this.#growth(name, "memory.events.local.oom") ?? 0) > 0
@@ -467,6 +511,10 @@ class Judge {
     });
   }
 
+  #path(cgroup: string): string {
+    return `${this.#plan.top.path}/${this.#directories.get(cgroup) ?? cgroup}`;
+  }
+
   #growth(cgroup: string, key: string): number | null {
     const last = this.#final.get(cgroup)?.counters[key];
     const first = this.#first.get(cgroup)?.counters[key];
@@ -487,10 +535,7 @@ class Judge {
   #leafGrowth(cgroup: string): number | null {
     const all = this.#growth(cgroup, "memory.events.oom_kill");
     if (all === null) return null;
-    const prefix = cgroup === "" ? "" : `${cgroup}/`;
-    const children = [...this.#final.keys()].filter(
-      (name) => name !== cgroup && name.startsWith(prefix) && !name.slice(prefix.length).includes("/"),
-    );
+    const children = [...this.#final.keys()].filter((name) => name !== "" && this.#above(name) === cgroup);
     return children.reduce((rest, child) => rest - (this.#growth(child, "memory.events.oom_kill") ?? 0), all);
   }
 
@@ -517,7 +562,7 @@ class Judge {
   #uncounted(kills: Kill[], deltas: Map<string, { count: number; line: number }>): Check[] {
     const checks: Check[] = [];
     for (const [cgroup, { count, line }] of deltas) {
-      const here = kills.filter((kill) => accountOf(this.#cgroupOf(kill) ?? "", deltas) === cgroup);
+      const here = kills.filter((kill) => this.#accountOf(this.#cgroupOf(kill) ?? "", deltas) === cgroup);
       const groups = here.filter(({ group }) => group).length;
       if (count <= here.length + groups) continue;
       checks.push({
@@ -736,7 +781,9 @@ class Judge {
 
   /** Whether the scenario's expectations account for a kill; where they are wrong about it, another check says so. */
   #isExpected(kill: Kill): boolean {
-    const { expect } = this.#plan;
+    const { expect, pods } = this.#plan;
+    // A container that is pressed to see what happens: nothing of it was stated.
+    if (pods && pods.turn !== null && !pods.stated) return true;
     if (expect.oom === "none" || expect.victims !== null) return true;
     if (expect.oom !== null) return kill.kind === expect.oom || kill.kind === "unknown";
     if (expect.first === "oom") return true;
@@ -1034,13 +1081,6 @@ class Judge {
       .filter(({ facility, line }) => facility === 0 && !this.#foreignLines.has(line))
       .map(({ timeUs, text }) => `${timeUs === null ? "" : `[${(timeUs / 1e6).toFixed(6).padStart(12)}] `}${text}`);
   }
-}
-
-/** The cgroup that counts what happens in another: itself, or the nearest above it that has the memory controller. */
-function accountOf(cgroup: string, counted: ReadonlyMap<string, unknown>): string {
-  let name = cgroup;
-  while (name !== "" && !counted.has(name)) name = name.includes("/") ? name.slice(0, name.lastIndexOf("/")) : "";
-  return name;
 }
 
 const describeExit = (exit: { code: number | null; signal: string | null } | undefined): string =>

@@ -10,6 +10,7 @@ import { driverV1 } from "./v1.ts";
 import { driverV2 } from "./v2.ts";
 
 export type { CgroupDriver, Counters, HierarchyProbe, Placement } from "./driver.ts";
+export { namedDriver } from "./named.ts";
 export { flatKeyed, makeDirectory, pressure, readProcs, removeDirectory, singleValue } from "./files.ts";
 
 /** The driver for a hierarchy's directory. */

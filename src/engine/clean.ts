@@ -1,9 +1,10 @@
 /** Removes what a run that was killed left behind. A run's cgroup is locked (flock) for as long as its oomlab lives. */
 import { closeSync, constants, openSync, readdirSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { findRunDirectories, readProcs, removeDirectory, subtree } from "../cgroup/index.ts";
 import { type Addon, loadAddon } from "../native.ts";
+import { removeVolumes } from "./volumes.ts";
 
 export interface Cleaned {
   removed: string[];
@@ -46,6 +47,7 @@ async function clean(paths: string[]): Promise<Cleaned> {
         continue;
       }
       await removeTree(addon, path);
+      removeVolumes(basename(path));
       result.removed.push(path);
     } catch (error) {
       result.left.push({ path, reason: (error as Error).message });

@@ -10,6 +10,7 @@ import {
   type CgroupDriver,
   type Counters,
   makeDirectory,
+  namedDriver,
   openCgroups,
   readProcs,
   removeDirectory,
@@ -20,11 +21,13 @@ import { loadAddon, type PollHandle, type SystemCallError } from "../native.ts";
 import {
   type Capabilities,
   compares,
+  directoryOf,
   hierarchyOf,
   type Plan,
   type PlannedProcess,
   type PlannedStep,
   type PlannedWrite,
+  relayPlan,
 } from "../plan.ts";
 import type { RunEventBody, SnapshotMoment, WorkerReport } from "../record.ts";
 import type { DelegatedScope } from "./delegate.ts";
@@ -32,6 +35,7 @@ import { type KernelLog, oomKillsOfMachine, openKernelLog } from "./evidence.ts"
 import type { RunningKubelet } from "./kubelet.ts";
 import { machineStep } from "./machine-step.ts";
 import { type RunningProcess, signalName, signalNumber, startProcess } from "./process.ts";
+import { mountVolumes, removeVolumes } from "./volumes.ts";
 
 export type Emit = (event: RunEventBody) => void;
 
@@ -48,6 +52,8 @@ interface ProcessState {
   running: RunningProcess | null;
   started: boolean;
   ended: boolean;
+  /** It ended with status 0. */
+  succeeded: boolean;
   /** Its workers, as they told of themselves. */
   family: Set<number>;
   /** Where it was started or moved to. */
@@ -59,8 +65,14 @@ interface ProcessState {
 }
 
 /** Runs one plan to its end. Resolves when all that it made is gone; failures of the machine are `error` events. */
-export async function runPlan(plan: Plan, caps: Capabilities, emit: Emit, signal: AbortSignal): Promise<void> {
+export async function runPlan(given: Plan, caps: Capabilities, emit: Emit, signal: AbortSignal): Promise<void> {
   const began = performance.now();
+  // A VM's MemTotal is known only now.
+  const plan = given.machine === "vm" ? relayPlan(given, caps.memTotal) : given;
+  if (given.pods && plan !== given) {
+    const { memory: stated, memTotal: planned } = given.pods.node;
+    emit({ type: "node", stated, planned, memTotal: caps.memTotal, plan });
+  }
   let ended = false;
   // A write that still blocks in the kernel when the run ends has nothing more to say.
   const run = new Run(plan, caps, (event) => ended || emit(event), signal);
@@ -92,6 +104,10 @@ class Run {
   readonly #processes = new Map<string, ProcessState>();
   /** Cgroups by their name in the scenario, as made; "" is the run's own. */
   readonly #made: string[] = [];
+  /** Where those stand that are not named as they stand: Pods and containers. */
+  readonly #directories = new Map<string, string>();
+  /** The run's own cgroup, below the hierarchy's directory. */
+  readonly #top: string;
   readonly #watches: PollHandle[] = [];
   readonly #descriptors: number[] = [];
   readonly #lastLevels = new Map<string, string>();
@@ -113,6 +129,8 @@ class Run {
 
   constructor(plan: Plan, caps: Capabilities, emit: Emit, signal: AbortSignal) {
     this.#plan = plan;
+    this.#top = plan.top.directory ?? plan.top.name;
+    for (const cgroup of plan.cgroups) this.#directories.set(cgroup.name, directoryOf(cgroup));
     this.#caps = caps;
     this.#emit = emit;
     this.#signal = signal;
@@ -125,6 +143,7 @@ class Run {
         running: null,
         started: false,
         ended: false,
+        succeeded: false,
         family: new Set(),
         cgroups: new Set(spec.cgroup === null ? [] : [spec.cgroup]),
         settled: new Set(),
@@ -146,7 +165,8 @@ class Run {
     this.#collect();
     await this.#startKubelet();
     this.#emit({ type: "phase", phase: "start" });
-    for (const { plan } of this.#processes.values()) if (plan.start === "auto") this.#start(plan.name);
+    for (const { plan } of this.#processes.values())
+      if (plan.start === "auto" && plan.after === undefined) this.#start(plan.name);
     this.#sample(10);
     const deadline = sleep(this.#plan.timeoutMs, "timeout" as const, { signal: this.#over.signal }).catch(
       () => "interrupted" as const,
@@ -176,12 +196,12 @@ class Run {
         this.#caps.cgroupProblems[this.#plan.cgroupVersion] ?? "no usable cgroup hierarchy",
       );
     let { directory, cpusetDirectory } = hierarchy;
-    const top = this.#plan.top.name;
+    const top = this.#top;
     if (!cgroupMagic.has(this.#addon.fsMagic(directory)))
       throw new MachineError("NO_CGROUP", `${directory} is on no cgroup filesystem`);
     if (this.#caps.systemd) {
       const { delegatedScope } = await import("./delegate.ts");
-      this.#scope = await delegatedScope(this.#addon, top, this.#plan.cgroupVersion, hierarchy.mount);
+      this.#scope = await delegatedScope(this.#addon, this.#plan.top.name, this.#plan.cgroupVersion, hierarchy.mount);
       ({ directory } = this.#scope);
     }
     const usesCpuset = this.#plan.cgroups.some(({ writes }) => writes.some(({ file }) => file.startsWith("cpuset.")));
@@ -197,11 +217,13 @@ class Run {
       this.#descriptors.push(fd);
       this.#addon.lock(fd);
     }
-    const driver = openCgroups({ ...hierarchy, directory, cpusetDirectory }, top);
+    const driver = namedDriver(openCgroups({ ...hierarchy, directory, cpusetDirectory }, top), (name) =>
+      this.#directoryOf(name),
+    );
     this.#cgroups = driver;
     // On v2 a parent passes a controller on only when it is told to.
     const passed = this.#plan.top.writes.find(({ file }) => file === "cgroup.subtree_control");
-    if (passed && driver.version === 2) driver.write("..", passed.file, passed.value);
+    if (passed && driver.version === 2 && top !== "") driver.write("..", passed.file, passed.value);
     this.#make("", this.#plan.top.path);
     for (const cgroup of this.#plan.cgroups) this.#make(cgroup.name, cgroup.path);
     if (this.#plan.processes.some(({ cgroup }) => cgroup === null) && driver.version === 2)
@@ -213,6 +235,17 @@ class Run {
     ]) {
       for (const write of writes) await this.#write(name, write);
     }
+    if (this.#plan.pods) mountVolumes(this.#plan.pods.volumes);
+  }
+
+  /** Where a cgroup stands below the run's own. */
+  #directoryOf(name: string): string {
+    return this.#directories.get(name) ?? name;
+  }
+
+  /** The path of a cgroup's directory, or of a file in it. */
+  #pathOf(name: string, file = ""): string {
+    return join(this.#parent ?? "", this.#top, this.#directoryOf(name), file);
   }
 
   #make(name: string, path: string): void {
@@ -268,7 +301,7 @@ class Run {
   #watchOom(name: string): void {
     const { version, oomEventFile } = this.#driver;
     if (this.#parent === null || (name === "" && version === 2)) return;
-    const directory = join(this.#parent, this.#plan.top.name, name);
+    const directory = this.#pathOf(name);
     try {
       const file = openSync(join(directory, oomEventFile), constants.O_RDONLY);
       this.#descriptors.push(file);
@@ -304,10 +337,14 @@ class Run {
     }, 0);
   }
 
+  #isAbove(name: string, other: string): boolean {
+    return this.#directoryOf(other).startsWith(`${this.#directoryOf(name)}/`);
+  }
+
   #snapshot(moment: SnapshotMoment, only?: string): void {
     for (const name of this.#made) {
       // The ancestors belong to it: a limit above may be the one that is hit.
-      if (only !== undefined && name !== only && name !== "" && !only.startsWith(`${name}/`)) continue;
+      if (only !== undefined && name !== only && name !== "" && !this.#isAbove(name, only)) continue;
       const counters = this.#read(name, () => this.#driver.counters(name));
       if (counters === null) continue;
       this.#emit({ type: "counters", cgroup: name, moment, counters });
@@ -351,9 +388,7 @@ class Run {
   #tellThreads(cgroup: string): void {
     if (this.#parent === null) return;
     const file = this.#driver.version === 1 ? "tasks" : "cgroup.threads";
-    const found = subtree(join(this.#parent, this.#plan.top.name, cgroup)).flatMap((path) =>
-      readProcs(join(path, file)),
-    );
+    const found = subtree(this.#pathOf(cgroup)).flatMap((path) => readProcs(join(path, file)));
     const processes = found.filter((pid) => !this.#seen.has(pid)).map((pid) => ({ pid, parent: parentOf(pid) }));
     if (processes.length === 0) return;
     for (const { pid } of processes) this.#seen.add(pid);
@@ -384,10 +419,10 @@ class Run {
       addon: this.#addon,
       version: this.#driver.version,
       root: hierarchyOf(this.#caps, this.#plan.cgroupVersion)?.mount ?? "",
-      directory: (cgroup) => join(this.#parent ?? "", this.#plan.top.name, cgroup),
+      directory: (cgroup) => this.#pathOf(cgroup),
       emit: (event) => this.#emit(event),
       drainLog: () => this.#drain(),
-      pathOf: () => null,
+      pathOf: (volume) => this.#plan.pods?.volumes.find(({ name }) => name === volume)?.path ?? null,
       pidOf: (name) => running(name)?.pid ?? null,
       nameOf: (pid) => this.#nameOf(pid),
       hasEnded: (name) => this.#state(name).ended,
@@ -427,6 +462,8 @@ class Run {
               userUs,
               systemUs,
             });
+            state.succeeded = code === 0;
+            this.#startWaiting();
             this.#changed();
           },
         },
@@ -436,6 +473,19 @@ class Run {
       throw spawnError(error, name);
     }
     this.#emit({ type: "process-start", process: name, pid: state.running.pid, cgroup: plan.cgroup });
+  }
+
+  /** Starts what waited for others to end well: a Pod's containers after its init containers. */
+  #startWaiting(): void {
+    if (this.#over.signal.aborted) return;
+    for (const { plan, started } of this.#processes.values())
+      if (!started && plan.start === "auto" && plan.after?.every((name) => this.#state(name).succeeded) === true)
+        try {
+          this.#start(plan.name);
+        } catch (error) {
+          this.#emit(asErrorEvent(error));
+          this.#end();
+        }
   }
 
   #state(name: string): ProcessState {
@@ -586,7 +636,7 @@ class Run {
   /** A write that may block (a limit lowered below the usage reclaims and kills first), so in the thread pool. */
   async #control(cgroup: string, file: string, value: string, errno: string | null): Promise<string | null> {
     if (this.#parent === null) return "the run has no cgroup";
-    const path = join(this.#parent, this.#plan.top.name, cgroup, file);
+    const path = this.#pathOf(cgroup, file);
     const began = performance.now();
     let code: string | null = null;
     try {
@@ -726,6 +776,7 @@ class Run {
           hint: "`oomlab clean` removes it once its last process has ended",
         });
       }
+      removeVolumes(this.#plan.top.name);
       await this.#scope?.close();
     } catch (error) {
       this.#emit(asErrorEvent(error));
@@ -740,7 +791,12 @@ class Run {
   /** One try: kills what a command left in them, removes children before parents. True when nothing is left. */
   #removeCgroups(): boolean {
     const roots = [this.#parent, this.#cpusetParent].filter((parent) => parent !== null);
-    const trees = roots.map((parent) => subtree(join(parent, this.#plan.top.name)));
+    // At the hierarchy's root others live too: only what was made goes.
+    const tops =
+      this.#top === ""
+        ? [...new Set(this.#made.map((name) => this.#directoryOf(name).split("/")[0] ?? ""))].filter(Boolean)
+        : [this.#top];
+    const trees = roots.flatMap((parent) => tops.map((name) => subtree(join(parent, name))));
     const pids = new Set(trees.flat().flatMap((path) => readProcs(join(path, "cgroup.procs"))));
     for (const pid of pids) {
       this.#emit({ type: "kill", process: this.#nameOf(pid), cgroup: null, pid, signal: "SIGKILL", why: "cleanup" });

@@ -82,6 +82,8 @@ const COUNTER_INTRO = `Counters are named \`file.key\`, or \`file\` alone where 
 
 const WAIT_INTRO = `\`wait\` takes a process with \`exited: true\` or \`touched\`, or a cgroup with counters: \`{ cgroup: nginx, memory.current: ">=40Mi", timeout: 5s }\`. \`write\` takes a cgroup and one control file with its value; with \`errno\` the write must fail so, and a value that is no size goes to the kernel as it stands.`;
 
+const POD_INTRO = `Each Pod is a Kubernetes manifest as it is, with what presses in its containers. Pod cgroups are named as the Pod (\`web\`), containers' cgroups and processes \`web/nginx\`, the kubelet's own by their path (\`kubepods\`, \`kubepods/burstable\`; the systemd driver's names mean the same); a Pod of another namespace than \`default\` is \`namespace/web\`. What presses has the keys of a process without \`cgroup\`; a \`dir\` is the container's own path, so that of a memory-backed volume or \`/dev/shm\` is a real tmpfs. All other containers have an idle process.`;
+
 /** The text of docs/scenarios.md. */
 export function scenarioDocs(): string {
   const schema = scenarioJsonSchema();
@@ -91,8 +93,8 @@ export function scenarioDocs(): string {
   const command = (named("process")["properties"] as Record<string, JsonSchema>)["command"] ?? {};
   return [
     INTRO,
-    `## The keys\n\n\`processes\` is required; nothing else is.\n`,
-    table(schema, ["machine", "cgroups", "processes", "steps", "expect"]),
+    `## The keys\n\nOne of \`processes\` and \`pods\` is required; nothing else is.\n`,
+    table(schema, ["machine", "cgroups", "processes", "node", "pods", "steps", "expect"]),
     `## cgroups\n\n${CGROUP_INTRO}\n`,
     fileTable(),
     `## processes\n\nA process has a name and one workload: \`stress\`, \`node\` or \`command\`. A scenario ends when no process presses any more, or at its timeout.\n`,
@@ -103,6 +105,10 @@ export function scenarioDocs(): string {
     table(named("node")),
     `### command\n\nA string is run by \`/bin/sh -c\`, a list without a shell. A mapping says more:\n`,
     table((command["anyOf"] as JsonSchema[] | undefined)?.at(-1) ?? {}),
+    `## node\n\nThe Kubernetes node on which \`pods\` run. [Pods](kubernetes.md) says what follows from it.\n`,
+    table(part(keys, "node")),
+    `## pods\n\n${POD_INTRO}\n`,
+    table(part((part(keys, "pods")["anyOf"] as JsonSchema[] | undefined)?.[0] ?? {}, "items")),
     `## machine\n\nWhat the scenario needs. Sizes of memory or swap mean a machine of its own, so a VM.\n`,
     table(part(keys, "machine")),
     `## steps\n\nEach step is one key with its value. Processes that no step starts are started before the first step.\n`,

@@ -43,8 +43,6 @@ const pattern: Shape<{ pattern: string }> = map(text("a regular expression"), (s
   }
 });
 
-export const notYet: string = "Pods are not supported yet: describe cgroups and processes instead";
-
 /** The keys of `expect` as they were read. */
 export interface Expected {
   oom?: NonNullable<Expectations["oom"]>;
@@ -57,6 +55,8 @@ export interface Expected {
   trigger?: NonNullable<Expectations["trigger"]>;
   panic?: boolean;
   within?: number;
+  first?: "oom" | "eviction";
+  evicted?: string[];
 }
 
 export const expectShape: Shape<Expected> = object(
@@ -82,6 +82,12 @@ export const expectShape: Shape<Expected> = object(
     trigger: field(choice("allocation", "limit-write", "sysrq"), "what called the OOM killer"),
     panic: field(boolean(), "whether the kernel panics"),
     within: field(someTime, "how soon after the start the (first) OOM kill comes", { example: "5s" }),
+    first: field(
+      choice("oom", "eviction"),
+      "with Pods: what ended the first process, the kernel's kill or the kubelet's decision to evict its Pod",
+    ),
+    evicted: field(list(reference("pod"), "a list of Pods"), "exactly the Pods that the kubelet evicts; []: none", {
+      example: "[web]",
+    }),
   },
-  { first: notYet, evicted: notYet },
 );

@@ -1,13 +1,14 @@
 /** Scenario files: found, read, checked. The rest of oomlab sees only this door. */
+import { closeSync, constants, fstatSync, openSync, readSync } from "node:fs";
 import { open, readdir, realpath, stat } from "node:fs/promises";
-import { basename, dirname, resolve } from "node:path";
+import { basename, dirname, isAbsolute, join, resolve } from "node:path";
 import { UsageError } from "../errors.ts";
 import { nearest, printable, ScenarioError, ScenarioErrors } from "./problem.ts";
-import { MAX_TEXT, readText } from "./read.ts";
+import type { Include } from "./place.ts";
+import { MAX_TEXT, parseScenarios as parse, readText } from "./read.ts";
 import type { Scenario } from "./types.ts";
 
 export { ScenarioError, ScenarioErrors } from "./problem.ts";
-export { parseScenarios } from "./read.ts";
 export { scenarioJsonSchema } from "./schema.ts";
 export type * from "./types.ts";
 
@@ -41,18 +42,54 @@ export async function loadScenarios(paths: string[], options: LoadOptions = {}):
     const text =
       file === "-" ? (options.stdin ?? (await readStdin())) : await readFile(file, resolve(cwd, file), problems);
     if (text === undefined) continue;
-    const read = readText(text, file);
+    const read = readText(text, file, includeFrom(file, cwd));
     problems.push(...read.problems);
     scenarios.push(...read.scenarios);
   }
   const [first, ...rest] = problems;
   if (first !== undefined) throw new ScenarioErrors([first, ...rest]);
+  if (scenarios.length === 0)
+    throw new UsageError(`no Pod and no scenario in ${[...files.values()].join(", ")}`, {
+      hint: "name a scenario, or a manifest of a Pod or of what makes Pods (Deployment, StatefulSet, DaemonSet, Job ...)",
+    });
   const { grep, tags } = options;
   return scenarios.filter(
     ({ name, tags: own }) =>
       (grep === undefined || name.search(grep) >= 0) &&
       (tags === undefined || tags.length === 0 || tags.some((tag) => own.includes(tag))),
   );
+}
+
+/**
+ * Reads the scenarios of one file from its text; `file` is its name in messages and in the result, and what the files
+ * that it names are relative to. Throws ScenarioErrors with every problem there is.
+ */
+export function parseScenarios(text: string, file: string): Scenario[] {
+  return parse(text, file, includeFrom(file, process.cwd()));
+}
+
+/** Reads files that a scenario names, relative to it. */
+function includeFrom(file: string, cwd: string): Include {
+  const folder = file === "-" ? "" : dirname(file);
+  return (path) => {
+    if (path === "" || path.includes("\0")) return { problem: "expected the path of a file" };
+    const shown = isAbsolute(path) || folder === "" || folder === "." ? path : join(folder, path);
+    let fd: number | undefined;
+    try {
+      fd = openSync(resolve(cwd, shown), constants.O_RDONLY | constants.O_NONBLOCK);
+      const found = fstatSync(fd);
+      if (!found.isFile()) return { problem: "expected a file" };
+      const bytes = Buffer.alloc(Math.min(found.size, MAX_TEXT + 1));
+      const length = readSync(fd, bytes, 0, bytes.length, 0);
+      if (length > MAX_TEXT) return { problem: "a file of more than 1 MiB" };
+      const text = decode(bytes.subarray(0, length));
+      return text === undefined ? { problem: "expected UTF-8" } : { file: shown, text: text.replace(/^\ufeff/, "") };
+    } catch (error) {
+      return { problem: explain(error) };
+    } finally {
+      if (fd !== undefined) closeSync(fd);
+    }
+  };
 }
 
 async function defaultPaths(cwd: string): Promise<string[]> {

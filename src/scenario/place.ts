@@ -1,7 +1,7 @@
 /** A node of a scenario file under its path, with the ways to look into it and to note what is wrong there. */
 import { isAlias, isMap, isScalar, isSeq, visit } from "yaml";
 import type { Alias, Document, LineCounter, Node } from "yaml";
-import { excerpt, ScenarioError } from "./problem.ts";
+import { excerpt, nearest, ScenarioError } from "./problem.ts";
 import type { Position } from "./types.ts";
 
 export type JsonSchema = { [key: string]: unknown };
@@ -9,7 +9,7 @@ export type JsonSchema = { [key: string]: unknown };
 export type Defs = Map<string, JsonSchema>;
 
 /** What names can stand for in a scenario; a reference is checked when its whole document has been read. */
-export type NameKind = "cgroup" | "process";
+export type NameKind = "cgroup" | "process" | "pod";
 
 /** How many nodes aliases may bring in: a bomb multiplies, people do not. */
 const MAX_ALIASED = 50_000;
@@ -18,22 +18,27 @@ const MAX_PROBLEMS = 200;
 /** The tags that YAML 1.2 itself gives to plain values. */
 const PLAIN_TAG = /^(?:!|tag:yaml\.org,2002:(?:str|int|float|bool|null|map|seq))$/;
 
+/** Another file that a scenario names: its text and its name in messages, or why it cannot be read. */
+export type Include = (path: string) => { file: string; text: string } | { problem: string };
+
 /** One document being read: its problems, names and places. */
 export class Reader {
   readonly file: string;
   readonly text: string;
   readonly lines: LineCounter;
-  readonly problems: ScenarioError[] = [];
-  readonly names: Record<NameKind, Set<string>> = { cgroup: new Set(), process: new Set() };
+  problems: ScenarioError[] = [];
+  readonly names: Record<NameKind, Set<string>> = { cgroup: new Set(), process: new Set(), pod: new Set() };
   readonly references: { kind: NameKind; name: string; place: Place }[] = [];
   /** Every place that was read: path -> offset in the text. */
   readonly places: Map<string, number> = new Map();
+  readonly include: Include;
   readonly #targets: Map<Alias, Node>;
   #aliased: number = 0;
   #bombed: boolean = false;
 
-  constructor(source: { file: string; text: string; lines: LineCounter }, document: Document) {
+  constructor(source: { file: string; text: string; lines: LineCounter; include: Include }, document: Document) {
     this.file = source.file;
+    this.include = source.include;
     this.text = source.text;
     this.lines = source.lines;
     this.#targets = aliasTargets(document, this.text);
@@ -190,6 +195,15 @@ export class Place {
   /** Notes that something else was expected here. */
   expected(expected: string, hint?: string): undefined {
     return this.wrong(`expected ${expected}; got ${this.found}`, hint);
+  }
+
+  /** Notes a text that names its place itself, as the API server's do. */
+  tell(text: string, hint?: string): undefined {
+    if (!this.#broken) this.reader.problem(this.offset, "", text, hint);
+  }
+
+  nearest(wrong: string, right: Iterable<string>): string | undefined {
+    return nearest(wrong, right);
   }
 
   /** The value as its kind and its text as written (unquoted); undefined where it is no scalar. */

@@ -80,6 +80,17 @@ const rlimits = record(
   }),
 );
 
+const fields = {
+  stress: field(stress, "the native worker, which takes memory of every kind"),
+  node: field(node, "a Node process"),
+  command: field(command, "any program: a string for the shell, a list, or { run, env, cwd }"),
+  oom_score_adj: field(integer(-1000, 1000), "shifts its OOM score; -1000 spares it", { default: "0" }),
+  user: field(user, "the user it runs as, by number", { default: "oomlab's own" }),
+  cpuset: field(cpus, "the CPUs it may use (its affinity)", { example: "0-1,3" }),
+  mempolicy: field(mempolicy, "where its memory comes from (set_mempolicy): bind:1, preferred:0, interleave:0-1"),
+  rlimits: field(rlimits, "its resource limits, by setrlimit's names; max is unlimited", { example: "{ AS: 50Mi }" }),
+};
+
 const processShape = named(
   "process",
   "A process, with one workload: stress, node or command.",
@@ -88,18 +99,34 @@ const processShape = named(
       reference("cgroup"),
       "the cgroup it starts in; without it only the machine limits it, so it runs in a VM",
     ),
-    stress: field(stress, "the native worker, which takes memory of every kind"),
-    node: field(node, "a Node process"),
-    command: field(command, "any program: a string for the shell, a list, or { run, env, cwd }"),
-    oom_score_adj: field(integer(-1000, 1000), "shifts its OOM score; -1000 spares it", { default: "0" }),
-    user: field(user, "the user it runs as, by number", { default: "oomlab's own" }),
-    cpuset: field(cpus, "the CPUs it may use (its affinity)", { example: "0-1,3" }),
-    mempolicy: field(mempolicy, "where its memory comes from (set_mempolicy): bind:1, preferred:0, interleave:0-1"),
-    rlimits: field(rlimits, "its resource limits, by setrlimit's names; max is unlimited", { example: "{ AS: 50Mi }" }),
+    ...fields,
   }),
 );
 
-function workload(given: Read<typeof processShape>, at: Place): Workload | undefined {
+/** What presses in a container: a process whose cgroup and oom_score_adj the kubelet gives. */
+const containerShape = named(
+  "pressure",
+  "What presses in a container, with one workload: stress, node or command.",
+  object("what presses, such as { stress: { anon: 256Mi } }", fields),
+);
+
+export const pressureShape: Shape<Omit<ProcessSpec, "name" | "cgroup">> = map(containerShape, (given, place) => {
+  const work = workload(given, place);
+  return work === undefined ? undefined : { ...common(given), workload: work, ...place.position };
+});
+
+const common = (
+  given: Omit<Read<typeof processShape>, "cgroup">,
+): Pick<ProcessSpec, "oomScoreAdj" | "user" | "cpus" | "mempolicy" | "rlimits" | "start"> => ({
+  oomScoreAdj: given.oom_score_adj ?? null,
+  user: given.user ?? null,
+  cpus: given.cpuset ?? null,
+  mempolicy: given.mempolicy ?? null,
+  rlimits: given.rlimits ?? [],
+  start: "auto",
+});
+
+function workload(given: Omit<Read<typeof processShape>, "cgroup">, at: Place): Workload | undefined {
   const named: Workload[] = [];
   if (given.stress !== undefined) named.push({ kind: "stress", stress: given.stress });
   if (given.node !== undefined) named.push({ kind: "node", node: given.node });
@@ -126,12 +153,7 @@ export const processes: Shape<ProcessSpec[]> = map(
         name: key,
         cgroup: given.cgroup ?? null,
         workload: work,
-        oomScoreAdj: given.oom_score_adj ?? null,
-        user: given.user ?? null,
-        cpus: given.cpuset ?? null,
-        mempolicy: given.mempolicy ?? null,
-        rlimits: given.rlimits ?? [],
-        start: "auto",
+        ...common(given),
         ...at.position,
       };
     },

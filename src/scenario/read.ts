@@ -2,6 +2,8 @@
 import { LineCounter, parseAllDocuments } from "yaml";
 import type { Document, YAMLError } from "yaml";
 import { Place, Reader } from "./place.ts";
+import type { Include } from "./place.ts";
+import { isManifest, kubernetesOf, ManifestFile } from "./pods.ts";
 import { didYouMean } from "./shape.ts";
 import { ScenarioError, ScenarioErrors } from "./problem.ts";
 import { scenarioShape } from "./schema.ts";
@@ -14,28 +16,40 @@ interface Source {
   file: string;
   text: string;
   lines: LineCounter;
+  include: Include;
 }
 
 /**
- * Reads the scenarios of one file from its text; `file` is its name in messages and in the result.
- * Throws ScenarioErrors with every problem there is.
+ * Reads the scenarios of one file from its text; `file` is its name in messages and in the result, `include` reads
+ * the files that it names. Throws ScenarioErrors with every problem there is.
  */
-export function parseScenarios(text: string, file: string): Scenario[] {
-  const { scenarios, problems } = readText(text, file);
+export function parseScenarios(text: string, file: string, include: Include = nowhere): Scenario[] {
+  const { scenarios, problems } = readText(text, file, include);
   const [first, ...rest] = problems;
   if (first !== undefined) throw new ScenarioErrors([first, ...rest]);
   return scenarios;
 }
 
+const nowhere: Include = () => ({ problem: "other files cannot be read from here" });
+
 /** As parseScenarios, with the problems as a value. */
-export function readText(text: string, file: string): { scenarios: Scenario[]; problems: ScenarioError[] } {
+export function readText(
+  text: string,
+  file: string,
+  include: Include,
+): { scenarios: Scenario[]; problems: ScenarioError[] } {
   const whole = (what: string): { scenarios: Scenario[]; problems: ScenarioError[] } => ({
     scenarios: [],
     problems: [new ScenarioError({ file, line: null, column: null, path: "", what })],
   });
   if (text.length > MAX_TEXT) return whole("expected a scenario; got a file of more than 1 MiB");
   // A byte order mark is allowed before YAML, and no part of it.
-  const source: Source = { file, text: text.startsWith("\ufeff") ? text.slice(1) : text, lines: new LineCounter() };
+  const source: Source = {
+    file,
+    text: text.startsWith("\ufeff") ? text.slice(1) : text,
+    lines: new LineCounter(),
+    include,
+  };
   let documents: Document[];
   try {
     const parsed = parseAllDocuments(source.text, {
@@ -51,13 +65,14 @@ export function readText(text: string, file: string): { scenarios: Scenario[]; p
   const problems: ScenarioError[] = [];
   const scenarios: Scenario[] = [];
   const used = new Map<string, number>();
+  const manifests = new ManifestFile();
   let seen = 0;
   for (const document of documents) {
     if (document.contents === null && document.errors.length === 0) continue;
     const reader = new Reader(source, document);
     if (isEmpty(document, reader)) continue;
     seen += 1;
-    const scenario = readDocument(document, reader, source);
+    const scenario = readDocument(document, reader, source, manifests);
     if (scenario === undefined) {
       problems.push(...reader.problems);
       continue;
@@ -72,6 +87,12 @@ export function readText(text: string, file: string): { scenarios: Scenario[]; p
     problems.push(...reader.problems);
     scenarios.push(scenario);
   }
+  const found = manifests.result;
+  if (found !== null && problems.length === 0) {
+    const [only, ...others] = found.spec.pods;
+    const name = only !== undefined && others.length === 0 ? only.name : baseName(file);
+    scenarios.push({ ...empty(source, found.line), name, kubernetes: found.spec });
+  }
   if (seen === 0 && problems.length === 0) return whole("expected a scenario; got an empty file");
   return {
     scenarios,
@@ -83,19 +104,52 @@ function isEmpty(document: Document, reader: Reader): boolean {
   return document.errors.length === 0 && new Place(reader, document.contents, "", 0).isNothing;
 }
 
-function readDocument(document: Document, reader: Reader, source: Source): Scenario | undefined {
+const empty = ({ file }: Source, line: number): Scenario => ({
+  name: baseName(file),
+  file,
+  line,
+  tags: [],
+  machine: NO_NEEDS,
+  cgroups: [],
+  processes: [],
+  steps: [],
+  expect: NOTHING_EXPECTED,
+  timeoutMs: null,
+});
+
+function readDocument(
+  document: Document,
+  reader: Reader,
+  source: Source,
+  manifests: ManifestFile,
+): Scenario | undefined {
   for (const error of [...document.errors, ...document.warnings]) syntaxProblem(error, reader);
   if (reader.problems.length > 0) return undefined;
   const top = new Place(reader, document.contents, "", 0);
-  if (isManifest(top)) return undefined;
+  if (isManifest(top)) {
+    manifests.read(top);
+    return undefined;
+  }
   const given = scenarioShape.read(top);
   if (given === undefined) return undefined;
   if (
     given.processes === undefined &&
-    !reader.problems.some(({ path, message }) => /^processes\b/.test(path) || /Pods are|mean processes/.test(message))
+    given.pods === undefined &&
+    !reader.problems.some(
+      ({ path, message }) => /^(?:processes|pods)\b/.test(path) || /mean (?:processes|pods)/.test(message),
+    )
   ) {
     top.wrong("expected the key processes: nothing presses", "such as processes: { hog: { stress: { anon: 64Mi } } }");
   }
+  const kubernetes = given.pods === undefined ? undefined : kubernetesOf(given.pods, given.node, reader);
+  if (given.node !== undefined && top.entries().every(({ key }) => key !== "pods"))
+    top.wrong("node describes where Pods run: expected the key pods", "such as pods: [{ manifest: pod.yaml }]");
+  if (given.node?.memory && given.machine?.memory)
+    top.wrong("node.memory and machine.memory say the same thing twice", "leave out machine.memory");
+  if (given.node?.swap && given.machine?.swap)
+    top.wrong("node.swap and machine.swap say the same thing twice", "leave out machine.swap");
+  for (const { name } of given.cgroups ?? [])
+    if (reader.names.pod.has(name)) top.wrong(`a cgroup and a Pod are both named ${JSON.stringify(name)}`);
   checkReferences(reader);
   if (reader.problems.length > 0) return undefined;
   const steps = given.steps ?? [];
@@ -111,16 +165,8 @@ function readDocument(document: Document, reader: Reader, source: Source): Scena
     steps,
     expect: expectations(given.expect ?? {}, reader),
     timeoutMs: given.timeout ?? null,
+    ...(kubernetes === undefined ? {} : { kubernetes }),
   };
-}
-
-/** A Kubernetes manifest is no scenario yet; saying so beats a list of unknown keys. */
-function isManifest(top: Place): boolean {
-  const entries = top.entries();
-  const kind = entries.find(({ key }) => key === "kind");
-  if (kind === undefined || !entries.some(({ key }) => key === "apiVersion")) return false;
-  kind.value.wrong(`a Kubernetes manifest (${kind.value.found}): Pods are not supported yet`);
-  return true;
 }
 
 function syntaxProblem(error: YAMLError, reader: Reader): void {
@@ -188,6 +234,20 @@ const NO_NEEDS: MachineNeeds = {
   available: null,
 };
 
+const NOTHING_EXPECTED: Expectations = {
+  oom: null,
+  limit: null,
+  victims: null,
+  survivors: null,
+  exit: [],
+  counters: [],
+  log: [],
+  trigger: null,
+  panic: null,
+  withinMs: null,
+  where: {},
+};
+
 function expectations(
   given: NonNullable<NonNullable<ReturnType<typeof scenarioShape.read>>["expect"]>,
   reader: Reader,
@@ -206,6 +266,8 @@ function expectations(
     trigger: given.trigger ?? null,
     panic: given.panic ?? null,
     withinMs: given.within ?? null,
+    ...(given.first === undefined ? {} : { first: given.first }),
+    ...(given.evicted === undefined ? {} : { evicted: given.evicted }),
     where: Object.fromEntries(where),
   };
 }

@@ -1,4 +1,6 @@
 /** What a scenario is once it has been read: every name checked, every quantity a number. Sizes in bytes, times in ms. */
+import type { KubeletConfig, Runtime } from "../kubernetes/config.ts";
+import type { PodSpec } from "../kubernetes/pod.ts";
 
 /** One scenario of a file. */
 export interface Scenario {
@@ -18,6 +20,33 @@ export interface Scenario {
   expect: Expectations;
   /** null: the default. */
   timeoutMs: number | null;
+  /** The node and its Pods; absent: the scenario has none. */
+  kubernetes?: KubernetesSpec;
+}
+
+/** Pods on a node, as a kubelet lays them out. */
+export interface KubernetesSpec {
+  node: NodeSpec;
+  pods: PodSpec[];
+  /** What presses as stated, named `pod/container`; all other containers have an idle process. */
+  pressure: ProcessSpec[];
+  /** Containers about which nothing is stated: each is pressed past what it may have, in a run of its own. */
+  turns: string[];
+  /** The one of them that is pressed; null: this is no such run. */
+  turn: string | null;
+  /** Fields and objects that do not concern memory, each once. */
+  ignored: string[];
+  /** The API server's warnings. */
+  warnings: string[];
+}
+
+export interface NodeSpec {
+  /** MemTotal as the kubelet sees it; null: the machine's own. */
+  memory: number | null;
+  /** The kubelet's SwapCapacity; null: the machine's own. */
+  swap: number | null;
+  kubelet: KubeletConfig;
+  runtime: Runtime;
 }
 
 /** Where something stands in its file; both count from 1, columns in UTF-16 units as editors do. */
@@ -55,6 +84,10 @@ export interface ProcessSpec extends Position {
   rlimits: { resource: string; value: number }[];
   /** `step`: a `start` step names it. */
   start: "auto" | "step";
+  /** It starts when these have ended with status 0: the init containers before it. */
+  after?: string[];
+  /** The process of a container in which nothing presses. */
+  idle?: true;
 }
 
 export interface Mempolicy {

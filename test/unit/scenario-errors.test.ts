@@ -236,20 +236,14 @@ describe("what is no scenario", () => {
                     ^
 
       a Pod:
-      x.yaml:2:7 kind: a Kubernetes manifest (Pod): Pods are not supported yet
-          kind: Pod
+      x.yaml:4:7: spec.containers: Required value
+          spec: {}
                 ^
 
       a scenario with Pods:
-      x.yaml:1:1 pods: Pods are not supported yet: describe cgroups and processes instead
+      x.yaml:1:7 pods: expected a list of Pods such as [{ manifest: pod.yaml }]; got an empty list
           pods: []
-          ^
-      x.yaml:2:1 node: Pods are not supported yet: describe cgroups and processes instead
-          node: { memory: 1Gi }
-          ^
-      x.yaml:3:11 expect.first: Pods are not supported yet: describe cgroups and processes instead
-          expect: { first: oom }
-                    ^
+                ^
 
       an unclosed quote:
       x.yaml:1:10: expected YAML: missing closing 'quote
@@ -584,21 +578,21 @@ expect: { exit: { constructor: 0 } }
     expect(({} as { evil?: unknown }).evil).toBeUndefined();
     expect(refusal("__proto__: 1\nconstructor: 2\nprocesses: { p: { toString: 1, stress: { valueOf: 1, anon: 1 } } }"))
       .toMatchInlineSnapshot(`
-      "
-      x.yaml:1:1 __proto__: unknown key; known here: name, description, tags, machine, cgroups, processes, steps, expect, timeout
-          __proto__: 1
-          ^
-      x.yaml:2:1 constructor: unknown key; known here: name, description, tags, machine, cgroups, processes, steps, expect, timeout
-          constructor: 2
-          ^
-      x.yaml:3:19 processes.p.toString: unknown key; known here: cgroup, stress, node, command, oom_score_adj, user, cpuset, mempolicy, rlimits
-          processes: { p: { toString: 1, stress: { valueOf: 1, anon: 1 } } }
-                            ^
-      x.yaml:3:42 processes.p.stress.valueOf: unknown key; known here: anon, shared, file, fileWrite, shmem, tmpfs, shm, mlock, hugetlb, stack, brk, pipes, sockets, kernelStacks, touch, stride, content, populate, hugePages, rate, delay, hold, steps, retouch, repeat, workers, threads, shareVm, exitMainThread, dir
-          processes: { p: { toString: 1, stress: { valueOf: 1, anon: 1 } } }
-                                                   ^
-      "
-    `);
+        "
+        x.yaml:1:1 __proto__: unknown key; known here: name, description, tags, machine, cgroups, processes, node, pods, steps, expect, timeout
+            __proto__: 1
+            ^
+        x.yaml:2:1 constructor: unknown key; known here: name, description, tags, machine, cgroups, processes, node, pods, steps, expect, timeout
+            constructor: 2
+            ^
+        x.yaml:3:19 processes.p.toString: unknown key; known here: cgroup, stress, node, command, oom_score_adj, user, cpuset, mempolicy, rlimits
+            processes: { p: { toString: 1, stress: { valueOf: 1, anon: 1 } } }
+                              ^
+        x.yaml:3:42 processes.p.stress.valueOf: unknown key; known here: anon, shared, file, fileWrite, shmem, tmpfs, shm, mlock, hugetlb, stack, brk, pipes, sockets, kernelStacks, touch, stride, content, populate, hugePages, rate, delay, hold, steps, retouch, repeat, workers, threads, shareVm, exitMainThread, dir
+            processes: { p: { toString: 1, stress: { valueOf: 1, anon: 1 } } }
+                                                     ^
+        "
+      `);
   });
 });
 
@@ -609,7 +603,7 @@ describe("what is printed", () => {
       x.yaml:1:1: expected the key processes: nothing presses
           name: x
           ^ such as processes: { hog: { stress: { anon: 64Mi } } }
-      x.yaml:2:1 \\x1b[2Jfoo: unknown key; known here: name, description, tags, machine, cgroups, processes, steps, expect, timeout
+      x.yaml:2:1 \\x1b[2Jfoo: unknown key; known here: name, description, tags, machine, cgroups, processes, node, pods, steps, expect, timeout
           \\x1b[2Jfoo: \\u202etxt\\u200b
           ^
       "
