@@ -15,8 +15,9 @@ export async function explain(
   flags: { reporter: string; format: string; details?: boolean },
   streams: Streams,
 ): Promise<number> {
-  // What is read is soon done with: a young generation that stays small keeps memory low, and in the cache.
+  // What is read is soon done with: a heap that stays small keeps memory low, and in the cache.
   setFlagsFromString("--semi-space-growth-factor=1");
+  setFlagsFromString("--heap-growing-percent=10");
   const json = flags.reporter === "json";
   const out = gathered(streams);
   const scanner = createLogScanner({ details: !json || flags.details === true });
@@ -41,10 +42,18 @@ export async function explain(
     opened = true;
   };
   try {
-    await readLog(file, (chunk) => {
-      open();
-      take(scanner.push(chunk));
-      out.flush();
+    await readLog(file, {
+      push(chunk) {
+        open();
+        take(scanner.push(chunk));
+        out.flush();
+      },
+      fill(read) {
+        const { size, kills } = scanner.fill(read);
+        take(kills);
+        out.flush();
+        return size;
+      },
     });
   } catch (error) {
     const name = file === "-" ? "on standard input" : file;
@@ -73,17 +82,24 @@ export async function explain(
   return 0;
 }
 
-/** Gives a log in chunks, each valid until the next; gzip and zstd are unpacked. */
-async function readLog(file: string, push: (chunk: Uint8Array) => void): Promise<void> {
+/** Where a log goes: in chunks, each valid until the next, or read right into the buffer that is searched. */
+interface Sink {
+  push(chunk: Uint8Array): void;
+  fill(read: (into: Uint8Array) => number): number;
+}
+
+/** Reads a log to its end; gzip and zstd are unpacked. */
+async function readLog(file: string, sink: Sink): Promise<void> {
   const fd = file === "-" ? 0 : openSync(file, "r");
   try {
     const buffer = Buffer.allocUnsafe(chunkSize);
     const first = readChunk(fd, buffer);
     const packed = first >= 4 ? buffer.readUInt32BE(0) : 0;
     refuseOtherThanText(buffer.subarray(0, first));
-    if (packed >>> 16 === 0x1f8b) return await unpack(createGunzip(), fd, buffer, first, push);
-    if (packed === 0x28b52ffd) return await unpack(zstd(), fd, buffer, first, push);
-    for (let size = first; size > 0; size = readChunk(fd, buffer)) push(buffer.subarray(0, size));
+    if (packed >>> 16 === 0x1f8b) return await unpack(createGunzip(), fd, buffer, first, (chunk) => sink.push(chunk));
+    if (packed === 0x28b52ffd) return await unpack(zstd(), fd, buffer, first, (chunk) => sink.push(chunk));
+    if (first > 0) sink.push(buffer.subarray(0, first));
+    while (sink.fill((into) => readChunk(fd, into)) > 0);
   } finally {
     if (fd !== 0) closeSync(fd);
   }
@@ -108,7 +124,7 @@ function refuseOtherThanText(start: Buffer): void {
   if (odd > 8 && odd > sample.length * 0.03) throw new Error("it is not text");
 }
 
-function readChunk(fd: number, buffer: Buffer): number {
+function readChunk(fd: number, buffer: Uint8Array): number {
   for (;;) {
     try {
       return readSync(fd, buffer, 0, buffer.length, null);

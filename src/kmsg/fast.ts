@@ -26,6 +26,8 @@ export function scanKernelLog(
  */
 export function createLogScanner(options: OomScanOptions = {}): {
   push(chunk: string | Uint8Array): OomKill[];
+  /** As `push`, without a copy: `read` puts bytes into the buffer it is given and tells how many, 0 at the end. */
+  fill(read: (into: Uint8Array) => number): { size: number; kills: OomKill[] };
   end(): OomScan;
 } {
   let engine: Engine | null = null;
@@ -73,6 +75,12 @@ export function createLogScanner(options: OomScanOptions = {}): {
       }
       return kills;
     },
+    fill(read) {
+      if (engine !== null) return engine.fill(read);
+      const first = new Uint8Array(PIECE);
+      const size = read(first);
+      return { size, kills: size === 0 ? [] : choose(first.subarray(0, size), false) };
+    },
     end() {
       const kills = engine === null ? choose(encoder.encode(surrogate), true) : engine.push(encoder.encode(surrogate));
       const scan = engine!.end();
@@ -86,6 +94,7 @@ const PIECE = 131_072;
 
 interface Engine {
   push(bytes: Uint8Array): OomKill[];
+  fill(read: (into: Uint8Array) => number): { size: number; kills: OomKill[] };
   end(): OomScan;
 }
 
@@ -98,8 +107,14 @@ export function createThorough(options: OomScanOptions): Engine {
     for (const record of records) for (const kill of scanner.push(record)) kills.push(kill);
     return kills;
   };
+  let room: Uint8Array | null = null;
   return {
     push: (bytes) => feed(reader.push(bytes)),
+    fill(read) {
+      room ??= new Uint8Array(PIECE);
+      const size = read(room);
+      return { size, kills: size === 0 ? [] : feed(reader.push(room.subarray(0, size))) };
+    },
     end() {
       const kills = feed(reader.end());
       const scan = scanner.end();
@@ -323,6 +338,13 @@ function createFast(options: OomScanOptions): Engine {
         run(false);
       }
       return take();
+    },
+    fill(read) {
+      if (end + PIECE > capacity) compact();
+      const size = read(bytes.subarray(end, end + PIECE));
+      end += size;
+      run(false);
+      return { size, kills: take() };
     },
     end() {
       // Nothing of an earlier chunk may stand behind the end.

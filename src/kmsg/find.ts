@@ -15,7 +15,7 @@ export interface Finder {
 }
 
 /** The search reads up to this many bytes past the end of the text. */
-export const MARGIN = 32;
+export const MARGIN = 96;
 
 const PAGE = 65_536;
 // Room before the buffer, so that there is a byte before its first.
@@ -150,6 +150,7 @@ const op = {
   const: (value: number): number[] => [0x41, ...signed(value)],
   eqz: [0x45],
   eq: [0x46],
+  ltS: [0x48],
   ltU: [0x49],
   leU: [0x4d],
   geU: [0x4f],
@@ -167,6 +168,7 @@ const op = {
   andV: [0xfd, 0x4e],
   orV: [0xfd, 0x50],
   bitmask: [0xfd, 0x64],
+  anyTrue: [0xfd, 0x53],
 };
 
 // Locals of find(): at, to (parameters), mask of candidates, mask of newlines, the candidate, the bytes, those three on, four bytes, the one before and the one after, whether they fit.
@@ -184,20 +186,11 @@ const FITS = 10;
 
 const is = (local: number, value: number): number[] => [...op.get(local), ...op.const(value), ...op.eq];
 
-function assemble(pages: number): Uint8Array {
-  const addLines = [...op.globalGet, ...op.get(NEWLINES), ...op.popcnt, ...op.add, ...op.globalSet];
-  const code = [
-    ...op.loop,
-    // if (at >= to) return -1
+/** Leaves a vector: which of the sixteen bytes from AT + offset begin a candidate. BYTES has the bytes. */
+function candidates(offset: number): number[] {
+  return [
     ...op.get(AT),
-    ...op.get(TO),
-    ...op.geU,
-    ...op.if,
-    ...op.const(-1),
-    ...op.return,
-    ...op.end,
-    ...op.get(AT),
-    ...op.loadV(0),
+    ...op.loadV(offset),
     ...op.tee(BYTES),
     // k or K with an l three bytes on ...
     ...op.constV(0x20),
@@ -205,7 +198,7 @@ function assemble(pages: number): Uint8Array {
     ...op.constV(0x6b),
     ...op.eqV,
     ...op.get(AT),
-    ...op.loadV(3),
+    ...op.loadV(offset + 3),
     ...op.tee(FOURTH),
     ...op.constV(0x6c),
     ...op.eqV,
@@ -224,7 +217,7 @@ function assemble(pages: number): Uint8Array {
     ...op.constV(0x4d),
     ...op.eqV,
     ...op.get(AT),
-    ...op.loadV(7),
+    ...op.loadV(offset + 7),
     ...op.constV(0x63),
     ...op.eqV,
     ...op.andV,
@@ -234,16 +227,78 @@ function assemble(pages: number): Uint8Array {
     ...op.constV(0x4f),
     ...op.eqV,
     ...op.get(AT),
-    ...op.loadV(2),
+    ...op.loadV(offset + 2),
+    ...op.tee(FOURTH),
     ...op.constV(0x4d),
     ...op.eqV,
-    ...op.get(AT),
-    ...op.loadV(2),
+    ...op.get(FOURTH),
     ...op.constV(0x74),
     ...op.eqV,
     ...op.orV,
     ...op.andV,
     ...op.orV,
+  ];
+}
+
+/** Leaves a mask of the newlines among the sixteen bytes from AT + offset. */
+function newlines(offset: number): number[] {
+  return [...op.get(AT), ...op.loadV(offset), ...op.constV(0x0a), ...op.eqV, ...op.bitmask];
+}
+
+function assemble(pages: number): Uint8Array {
+  const addLines = [...op.globalGet, ...op.get(NEWLINES), ...op.popcnt, ...op.add, ...op.globalSet];
+  const code = [
+    ...op.loop,
+    // Four blocks at once, as long as no candidate is in them.
+    ...op.loop,
+    ...op.block,
+    ...op.get(TO),
+    ...op.get(AT),
+    ...op.sub,
+    ...op.const(64),
+    ...op.ltS,
+    ...op.brIf(0),
+    ...candidates(0),
+    ...candidates(16),
+    ...op.orV,
+    ...candidates(32),
+    ...op.orV,
+    ...candidates(48),
+    ...op.orV,
+    ...op.anyTrue,
+    ...op.brIf(0),
+    ...op.globalGet,
+    ...newlines(0),
+    ...newlines(16),
+    ...op.const(16),
+    ...op.shl,
+    ...op.or,
+    ...op.popcnt,
+    ...op.add,
+    ...newlines(32),
+    ...newlines(48),
+    ...op.const(16),
+    ...op.shl,
+    ...op.or,
+    ...op.popcnt,
+    ...op.add,
+    ...op.globalSet,
+    ...op.get(AT),
+    ...op.const(64),
+    ...op.add,
+    ...op.set(AT),
+    ...op.br(1),
+    ...op.end,
+    ...op.end,
+    // if (at >= to) return -1
+    ...op.get(AT),
+    ...op.get(TO),
+    ...op.geU,
+    ...op.if,
+    ...op.const(-1),
+    ...op.return,
+    ...op.end,
+    ...candidates(0),
     ...op.bitmask,
     ...op.set(MASK),
     ...op.get(BYTES),

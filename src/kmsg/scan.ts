@@ -343,7 +343,7 @@ export function createMatchedScanner(options: OomScanOptions): {
     if (withDetails) {
       reapable.delete(kill.victim.pid);
       reapable.set(kill.victim.pid, kill);
-      if (reapable.size > 256) reapable.delete(reapable.keys().next().value!);
+      if (reapable.size > TAIL_LINES) reapable.delete(reapable.keys().next().value!);
     }
     return kill;
   }
