@@ -76,6 +76,7 @@ export function recall(name: string, state: string): string | null {
 
 export function remember(name: string, state: string, value: string): void {
   const path = join(cacheFolder(), `${name}.note`);
+  mkdirSync(cacheFolder(), { recursive: true });
   writeFileSync(`${path}.${process.pid}`, JSON.stringify({ state, value } satisfies Note));
   renameSync(`${path}.${process.pid}`, path);
 }
