@@ -36,7 +36,8 @@ function scenarioJson({
   return { name, file, machine, cgroupVersion, kernel, durationMs, status, reason, checks, observed, notes, kernelLog };
 }
 
-function planJson({ name, file, machine, cgroupVersion, skip, timeoutMs, cgroups, processes, steps }: Plan): unknown {
+function planJson(plan: Plan): unknown {
+  const { name, file, machine, cgroupVersion, skip, timeoutMs, cgroups, processes, steps } = plan;
   return {
     name,
     file,
@@ -47,5 +48,11 @@ function planJson({ name, file, machine, cgroupVersion, skip, timeoutMs, cgroups
     cgroups,
     processes,
     steps,
+    ...(plan.pods === undefined || plan.pods === null ? {} : podsJson(plan.pods)),
   };
+}
+
+/** What the manifests came to; what they are laid out from again is the plan's own. */
+function podsJson({ node, pods, containers, volumes, turns, ignored, notes }: NonNullable<Plan["pods"]>): unknown {
+  return { node, pods, containers, volumes, turns, ignored, notes };
 }

@@ -198,6 +198,7 @@ function planText(plan: Plan, line: Line, paint: Paint): void {
     `${paint("bold", printable(plan.name))}  ${paint("gray", `${printable(plan.file)} (${plan.machine}, cgroup v${plan.cgroupVersion}, timeout ${plan.timeoutMs} ms)`)}`,
   );
   if (plan.skip !== null) line(`  ${paint("yellow", `skip: ${printable(plan.skip)}`)}`);
+  if (plan.pods) podsText(plan.pods, line, paint);
   for (const cgroup of plan.cgroups) {
     line(`  cgroup ${printable(cgroup.name)}  ${paint("gray", printable(cgroup.path))}`);
     for (const write of cgroup.writes)
@@ -213,4 +214,35 @@ function planText(plan: Plan, line: Line, paint: Paint): void {
     line(`  step ${index + 1}: ${action} ${printable(JSON.stringify(rest))}`);
   }
   line();
+}
+
+/** The node, a row for each container, and what of the manifests is not looked at. */
+function podsText(laid: NonNullable<Plan["pods"]>, line: Line, paint: Paint): void {
+  const { node } = laid;
+  line(
+    `  node  memory ${node.memTotal}, allocatable ${node.allocatable} (status.allocatable ${node.statusAllocatable}), kubelet ${node.kubeletVersion}, ${node.runtime}`,
+  );
+  const qos = new Map(laid.pods.map((pod) => [pod.name, pod.qos]));
+  const rows = [
+    ["container", "kind", "QoS", "oom_score_adj", "from"],
+    ...laid.containers.map(({ name, pod, kind, oomScoreAdj, why }) => [
+      printable(name),
+      kind,
+      qos.get(pod) ?? "",
+      String(oomScoreAdj),
+      printable(why),
+    ]),
+  ];
+  const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
+  for (const [index, row] of rows.entries()) {
+    const text = row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join("  ");
+    line(`  ${index === 0 ? paint("gray", text.trimEnd()) : text.trimEnd()}`);
+  }
+  for (const { name, size, why, mounts } of laid.volumes)
+    line(
+      `  tmpfs ${printable(name)}  size ${size ?? "half of RAM"}  ${paint("gray", `# ${printable(why)}${mounts.length === 0 ? "" : `; ${mounts.map(({ container, path }) => `${container}:${path}`).join(", ")}`}`)}`,
+    );
+  if (laid.turns.length > 0) line(`  pressed in turn: ${laid.turns.map(printable).join(", ")}`);
+  for (const note of laid.notes) line(`  ${paint("gray", `note: ${printable(note)}`)}`);
+  if (laid.ignored.length > 0) line(`  ${paint("gray", `ignored: ${laid.ignored.map(printable).join(", ")}`)}`);
 }
