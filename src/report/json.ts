@@ -48,11 +48,11 @@ function planJson(plan: Plan): unknown {
     cgroups,
     processes,
     steps,
-    ...(plan.pods === undefined || plan.pods === null ? {} : podsJson(plan.pods)),
+    ...(plan.pods ? podsJson(plan.pods) : {}),
   };
 }
 
 /** What the manifests came to; what they are laid out from again is the plan's own. */
-function podsJson({ node, pods, containers, volumes, turns, ignored, notes }: NonNullable<Plan["pods"]>): unknown {
+function podsJson({ node, pods, containers, volumes, turns, ignored, notes }: NonNullable<Plan["pods"]>): object {
   return { node, pods, containers, volumes, turns, ignored, notes };
 }
