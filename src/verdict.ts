@@ -773,9 +773,11 @@ class Judge {
     const end =
       exit && ours?.why === "eviction"
         ? "evicted by the kubelet"
-        : exit && !ours
-          ? `ended with ${describeExit(exit)}`
-          : "alive at the end";
+        : exit && ours?.why === "step"
+          ? `ended by the scenario's ${exit.signal ?? "signal"}`
+          : exit && !ours
+            ? `ended with ${describeExit(exit)}`
+            : "alive at the end";
     return { ...check, actual: `no OOM kill, ${end}`, status: "passed", evidence };
   }
 
