@@ -1,4 +1,5 @@
-/* The floor of a guest: an init that powers off; with an argument of the kernel's command line it first runs /stress. */
+/* The floor of a guest: an init that powers off; with an argument of the kernel's command line it
+ * first runs /stress. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -555,7 +555,8 @@ Napi::Value SetClock(const Napi::CallbackInfo& info) {
   const double ms = ToNumber(info[0], "ms");
   if (!(ms >= 0 && ms < 9e15)) Reject(info.Env(), "ms", "milliseconds since 1970");
   const double seconds = std::floor(ms / 1000);
-  const timespec time = {static_cast<time_t>(seconds), static_cast<long>((ms - seconds * 1000) * 1e6)};
+  const timespec time = {static_cast<time_t>(seconds),
+                         static_cast<long>((ms - seconds * 1000) * 1e6)};
   if (clock_settime(CLOCK_REALTIME, &time) != 0) {
     throw SystemError(info.Env(), "", "clock_settime", errno);
   }

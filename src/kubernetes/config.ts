@@ -7,7 +7,7 @@ import { parseQuantity, quantityValue } from "./quantity.ts";
 import { at, didYouMean, type Value } from "./value.ts";
 
 /** Minor versions of the kubelets that are modelled. */
-export const oldestMinor = 20;
+const oldestMinor = 20;
 export const newestMinor = 37;
 
 export type Runtime = "docker" | "containerd" | "cri-o";

@@ -115,7 +115,7 @@ const withSidecars = (pod: PodSpec, { minor }: KubeletConfig): PodSpec =>
   minor >= 29 ? pod : { ...pod, initContainers: pod.initContainers.map((init) => ({ ...init, sidecar: false })) };
 
 /** QoS class (pkg/apis/core/v1/helper/qos): only cpu and memory, and only amounts above 0, count. */
-export function qosOf(spec: PodSpec, kubelet: KubeletConfig): QosClass {
+function qosOf(spec: PodSpec, kubelet: KubeletConfig): QosClass {
   if (spec.qosClass !== null) return spec.qosClass;
   const amounts = (list: Readonly<Record<string, string>>): Map<string, bigint> =>
     new Map(
@@ -188,10 +188,10 @@ function podLimit(pod: PodSpec, qos: QosClass, kubelet: KubeletConfig): { limit:
 const overheadWords = (pod: PodSpec): string =>
   pod.overhead["memory"] === undefined ? "" : `, and its overhead ${pod.overhead["memory"]}`;
 
-export const isCritical = (pod: PodSpec): boolean => pod.static || (pod.priority ?? 0) >= 2_000_000_000;
+const isCritical = (pod: PodSpec): boolean => pod.static || (pod.priority ?? 0) >= 2_000_000_000;
 
 /** oom_score_adj of a container (pkg/kubelet/qos/policy.go GetContainerOOMScoreAdjust), and how it comes about. */
-export function oomScoreAdjOf(
+function oomScoreAdjOf(
   spec: PodSpec,
   container: ContainerSpec,
   qos: QosClass,
@@ -288,7 +288,7 @@ function statusAllocatable({ kubelet, capacity }: NodeState, allocatable: bigint
 }
 
 /** memory.high of a container (KEP-2570); null: not written. */
-export function memoryHigh(
+function memoryHigh(
   request: bigint,
   limit: bigint,
   allocatable: bigint,

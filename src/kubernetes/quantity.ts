@@ -21,7 +21,7 @@ export const QUANTITY_TEXTS = {
 } as const;
 
 /** The text is no quantity; the message is the API server's. */
-export class QuantityError extends OomlabError {
+class QuantityError extends OomlabError {
   constructor(message: string) {
     super("QUANTITY", message, { exitCode: 2 });
   }

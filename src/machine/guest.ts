@@ -175,6 +175,8 @@ function setting(path: string, value: string, what: string): void {
  */
 function mountCgroups(version: CgroupVersion, { hybrid, mountOptions }: VmSpec): string {
   const top = "/sys/fs/cgroup";
+  // By the initramfs already.
+  if (version === 2 && !hybrid && existsSync(join(top, "cgroup.controllers"))) return top;
   const unified = hybrid ? join(top, "unified") : top;
   const onV1 = version === 1 ? ["memory", "cpuset"] : hybrid ? ["cpu", "pids"] : [];
   if (onV1.length > 0) tool("mount", "-t", "tmpfs", "-o", "mode=755", "none", top);

@@ -28,7 +28,7 @@ export interface GuestKernel {
 }
 
 /** Bump it when what is in an entry changes. */
-const layout = 4;
+const layout = 5;
 
 /** Loaded before the image can be mounted. */
 const earlyModules = ["virtio_pci", "virtio_blk", "virtio_console", "erofs"];
@@ -257,6 +257,9 @@ $b mkdir /image/dev/shm /image/dev/pts /image/run/modules
 $b mount -t tmpfs -o mode=1777 shm /image/dev/shm
 $b mount -o bind /modules /image/run/modules
 $b ifconfig lo up
+for word in $($b cat /image/proc/cmdline); do
+  case $word in oomlab.cgroup2=*) $b mount -t cgroup2 -o \${word#*=} none /image/sys/fs/cgroup 2>/dev/null ;; esac
+done
 export PATH=/usr/local/bin:/usr/bin:/bin:/sbin HOME=/tmp
 read program < /image/etc/program
 for port in /image/dev/vport*p1; do :; done

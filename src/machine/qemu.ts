@@ -15,6 +15,8 @@ export interface QemuParts {
   initrd: string;
   image: string;
   accelerator: "kvm" | "tcg";
+  /** Of the kernel's command line, beside what every guest has. */
+  append?: string;
 }
 
 export interface Qemu {
@@ -77,7 +79,7 @@ export function qemuArguments(vm: VmSpec, parts: QemuParts): string[] {
     ]),
     ["-kernel", parts.kernel],
     ["-initrd", parts.initrd],
-    ["-append", kernelArguments],
+    ["-append", [kernelArguments, ...(parts.append === undefined ? [] : [parts.append])].join(" ")],
     ["-no-reboot"],
     ["-chardev", "stdio,id=console,signal=off"],
     ["-serial", "chardev:console"],

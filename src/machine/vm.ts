@@ -27,6 +27,10 @@ const quitMs = 2_000;
 /** The guest never began: another may be made, since nothing has been run in it. */
 class NoStart extends Error {}
 
+/** The initramfs mounts cgroup2: in the agent the first program that it starts costs 0.2 s under emulation. */
+const earlyMount = ({ vm, cgroupVersion }: Plan): { append?: string } =>
+  vm && cgroupVersion === 2 && !vm.hybrid ? { append: `oomlab.cgroup2=${vm.mountOptions.join(",")}` } : {};
+
 export interface VmMachine {
   readonly name: "vm";
   /** Gets all that a plan's VM is made of. Throws MachineError where that cannot be had here. */
@@ -54,7 +58,7 @@ export function vmMachine({ say, detail, snapshots }: VmOptions): VmMachine {
     const kernel = kernels.get(wanted) ?? guestKernel(wanted, say);
     kernels.set(wanted, kernel);
     const { image: file, initrd } = await kernel;
-    const parts = { kernel: file, initrd, image: await (image ??= guestImage(say)) };
+    const parts = { kernel: file, initrd, image: await (image ??= guestImage(say)), ...earlyMount(plan) };
     return { ...parts, accelerator: await (accel ??= accelerator(parts)) };
   };
   /** Snapshots that are being made, by name: who needs the same one waits for it. */
