@@ -44,7 +44,8 @@ export async function main(argv: string[]): Promise<number> {
   }
 }
 
-function commands(streams: Streams, interrupt: AbortController, exit: (status: number) => void): Command {
+/** The commands with their options. `exit` is called with a command's exit status. */
+export function commands(streams: Streams, interrupt: AbortController, exit: (status: number) => void): Command {
   const program = new Command("oomlab")
     .description("An OOM lab for Linux: make the memory limit, apply the pressure, prove which OOM kill followed.")
     .version(version(), "-V, --version")
