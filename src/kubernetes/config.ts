@@ -317,6 +317,11 @@ function assemble(top: Value | undefined, minor: number, given: Given): KubeletC
   const policy = texts.get("memoryReservationPolicy");
   if (policy !== undefined && policy !== "None" && policy !== "TieredReservation")
     place("memoryReservationPolicy")?.wrong(`expected None or TieredReservation; got ${policy}`);
+  for (const field of ["cgroupRoot", "kubeReservedCgroup", "systemReservedCgroup"]) {
+    const stated = (texts.get(field) ?? "").replace(/^\/+|\/+$/g, "");
+    if (stated !== "" && stated.split("/").some((part) => part === "" || part === "." || part === ".."))
+      place(field)?.wrong(`expected the path of a cgroup such as /system.slice; got ${texts.get(field) ?? ""}`);
+  }
   const memoryQoS = gate("MemoryQoS");
   return {
     minor,

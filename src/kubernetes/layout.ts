@@ -383,7 +383,7 @@ export function layOutPods(specs: readonly PodSpec[], node: NodeState): Layout {
         swap: swapAllowance(swap, own.limit, version),
       });
     }
-    volumes.push(...volumesOf(pod, status, kubelet));
+    volumes.push(...volumesOf(pod, limit, status, kubelet));
   }
   if (memoryQoS) protectTiers(kubepods, burstable, requested, kubelet);
   if (kubelet.qosReservedMemory !== null && all.limit !== null) {
@@ -554,7 +554,7 @@ function pageSize(size: string): string {
 const shmSize = 64n * 1048576n;
 
 /** emptyDir volumes of medium Memory, and the sandbox's /dev/shm. */
-function volumesOf(pod: PodSpec, allocatable: bigint, kubelet: KubeletConfig): VolumeLayout[] {
+function volumesOf(pod: PodSpec, limit: bigint | null, allocatable: bigint, kubelet: KubeletConfig): VolumeLayout[] {
   const all = [...pod.initContainers, ...pod.containers];
   const memory = pod.volumes.map(({ name, sizeLimit }): VolumeLayout => {
     const mounts = all.flatMap(({ name: container, mounts: own }) =>
@@ -564,9 +564,9 @@ function volumesOf(pod: PodSpec, allocatable: bigint, kubelet: KubeletConfig): V
     if (!kubelet.sizeMemoryBackedVolumes)
       return { ...common, size: null, why: "without SizeMemoryBackedVolumes: the kernel's default, half of RAM" };
     const stated = sizeLimit === null ? 0n : bytesOf({ memory: sizeLimit });
-    const sum = podLimitSum(pod, kubelet);
-    const cap = sum > 0n && sum < allocatable ? sum : allocatable;
-    const from = cap === sum ? "the Pod's limits" : "node allocatable";
+    // calculateEmptyDirMemorySize (pkg/volume/emptydir): what the Pod's cgroup is limited to, else the node's allocatable.
+    const cap = limit !== null && limit < allocatable ? limit : allocatable;
+    const from = cap === limit ? "the Pod's limit" : "node allocatable";
     if (stated > 0n && stated < cap) return { ...common, size: stated, why: `sizeLimit ${sizeLimit}` };
     return { ...common, size: cap, why: stated > 0n ? `sizeLimit ${sizeLimit}, cut to ${from} ${text(cap)}` : from };
   });

@@ -148,6 +148,19 @@ export class ManifestReader {
         unknown(keyPlace, `${prefix}${key}`, ["metadata", "spec", "status", "apiVersion", "kind"]);
     const pod = this.#pod(template, prefix, meta, path.length > 0);
     if (pod === undefined) return [];
+    // Pods of a template have names of their own in a cluster.
+    if (this.#pods.has(pod.name) && path.length > 0) {
+      pod.name = `${pod.name}-${kind.toLowerCase()}`;
+      pod.uid = uuidOf(pod.name);
+    }
+    const twin = [...this.#pods.values()].find(({ uid }) => uid === pod.uid);
+    if (twin !== undefined && twin.name !== pod.name) {
+      (at(at(top, "metadata"), "uid") ?? top).tell(
+        `metadata.uid: Duplicate value: "${pod.uid}": the Pod ${twin.name} has it`,
+        "leave it out, and each gets one of its own",
+      );
+      return [];
+    }
     if (this.#pods.has(pod.name)) {
       (at(at(top, "metadata"), "name") ?? top).tell(
         `metadata.name: Duplicate value: "${pod.name}": two Pods of one node cannot have the same name`,
@@ -213,7 +226,15 @@ export class ManifestReader {
     const priorityClassName = at(spec, "priorityClassName")?.scalar()?.text ?? null;
     const namespace = owner.namespace ?? "default";
     const name = namespace === "default" ? owner.name : `${namespace}/${owner.name}`;
-    const uid = (isTemplate ? undefined : at(meta, "uid")?.scalar()?.text) ?? undefined;
+    const uid = isTemplate ? undefined : at(meta, "uid")?.scalar()?.text || undefined;
+    // It becomes a directory's name.
+    if (uid !== undefined && !directoryName.test(uid))
+      at(meta, "uid")?.tell(`${prefix}metadata.uid: Invalid value: ${JSON.stringify(uid)}`, "such as a UUID");
+    if (hash !== undefined && !directoryName.test(hash))
+      at(annotations, "kubernetes.io/config.hash")?.tell(
+        `${prefix}metadata.annotations[kubernetes.io/config.hash]: Invalid value: ${JSON.stringify(hash)}`,
+        "such as the 32 hexadecimal digits of a hash",
+      );
     const stated = at(status, "qosClass")?.scalar()?.text;
     return {
       name,
@@ -598,6 +619,8 @@ export function hexOf(text: string, digits: number): string {
       .padStart(8, "0");
   return hex.slice(0, digits);
 }
+
+const directoryName = /^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$/;
 
 function uuidOf(text: string): string {
   const hex = hexOf(text, 32);

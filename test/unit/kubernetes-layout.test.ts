@@ -216,6 +216,48 @@ describe("what a node's Pods have in common", () => {
     expect(sizes("A")).toEqual([null]);
   });
 
+  test("a memory-backed volume of a Pod without a limit may be as large as its sizeLimit", () => {
+    const spec = {
+      containers: [container("a", memory("64Mi"), memory("128Mi")), container("b")],
+      volumes: [{ name: "v", emptyDir: { medium: "Memory", sizeLimit: "1Gi" } }],
+    };
+    expect(plan("B", spec).pods?.volumes.find(({ name }) => name === "p/v")?.size).toBe("1073741824");
+  });
+
+  test.each([
+    ["a uid that is a path", { uid: "../../../../x" }, {}, /metadata\.uid: Invalid value/],
+    [
+      "a static Pod's hash that is a path",
+      { annotations: { "kubernetes.io/config.hash": "../x" } },
+      {},
+      /config\.hash/,
+    ],
+    ["a cgroup root above the root", {}, { cgroupRoot: "/../.." }, /expected the path of a cgroup/],
+    ["a cgroup root with an empty part", {}, { cgroupRoot: "a//b" }, /expected the path of a cgroup/],
+    ["a reserved cgroup above the root", {}, { systemReservedCgroup: "/../../x" }, /expected the path of a cgroup/],
+  ])("no cgroup outside of oomlab's own: %s", (_, metadata, kubelet, message) => {
+    const scenario = {
+      node: { kubelet },
+      pods: [{ manifest: { apiVersion: "v1", kind: "Pod", metadata: { name: "p", ...metadata }, spec: one } }],
+    };
+    expect(() => parseScenarios(JSON.stringify(scenario), "x.json")).toThrow(message);
+  });
+
+  test("two Pods cannot have one uid; a Deployment and a Job may have one name", () => {
+    const pod = (name: string): object => ({ apiVersion: "v1", kind: "Pod", metadata: { name, uid }, spec: one });
+    const scenario = (...manifests: object[]): string =>
+      JSON.stringify({ pods: manifests.map((manifest) => ({ manifest })) });
+    const list = (...items: object[]): object => ({ apiVersion: "v1", kind: "List", items });
+    expect(() => parseScenarios(scenario(list(pod("a"), pod("b"))), "x.json")).toThrow(
+      /metadata\.uid: Duplicate value/,
+    );
+    const template = { metadata: { labels: { app: "w" } }, spec: { ...one, restartPolicy: "Never" } };
+    const deployment = { apiVersion: "apps/v1", kind: "Deployment", metadata: { name: "w" }, spec: { template } };
+    const job = { apiVersion: "batch/v1", kind: "Job", metadata: { name: "w" }, spec: { template } };
+    const [read] = parseScenarios(scenario(list(deployment, job)), "x.json");
+    expect(read?.kubernetes?.pods.map(({ name }) => name)).toEqual(["w", "w-job"]);
+  });
+
   test("a group kill is off where the kubelet says so", () => {
     expect(
       fileOf(plan("B", one, { kubelet: { singleProcessOOMKill: true } }), "p/a", "memory.oom.group"),
