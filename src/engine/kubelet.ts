@@ -229,6 +229,8 @@ class Kubelet implements RunningKubelet {
   #sleepUntil(atMs: number): Promise<void> {
     return new Promise((resolve) => {
       const done = (): void => {
+        // A timer left running would hold the whole program for the rest of the period.
+        clearTimeout(timer);
         this.#timers.delete(timer);
         this.#over.signal.removeEventListener("abort", done);
         resolve();
