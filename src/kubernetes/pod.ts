@@ -2,7 +2,7 @@
  * Pod manifests: read, checked and defaulted as the API server does, down to what concerns memory. Pods stand by
  * themselves, in Lists, and as the templates of Deployments, StatefulSets, DaemonSets, Jobs and their like.
  */
-import { formatQuantity, isFractional, parseQuantity, type Quantity } from "./quantity.ts";
+import { formatQuantity, isFractional, parseQuantity, type Quantity, QUANTITY_TEXTS } from "./quantity.ts";
 import { at, didYouMean, type Value } from "./value.ts";
 
 /** Resource name -> quantity, as written. */
@@ -342,10 +342,12 @@ export class ManifestReader {
       if (limit === undefined) continue;
       const [asked, allowed] = [parseQuantity(request), parseQuantity(limit)];
       if (name.startsWith("hugepages-") && asked.nano !== allowed.nano)
-        requestPlace?.tell(`${path}.requests: Invalid value: "${request}": must be equal to ${name} limit of ${limit}`);
+        requestPlace?.tell(
+          `${path}.requests: Invalid value: "${formatQuantity(asked)}": must be equal to ${name} limit of ${formatQuantity(allowed)}`,
+        );
       else if (asked.nano > allowed.nano && allowed.nano >= 0n)
         requestPlace?.tell(
-          `${path}.requests: Invalid value: "${request}": must be less than or equal to ${name} limit of ${limit}`,
+          `${path}.requests: Invalid value: "${formatQuantity(asked)}": must be less than or equal to ${name} limit of ${formatQuantity(allowed)}`,
         );
     }
     return { requests, limits };
@@ -360,6 +362,8 @@ export class ManifestReader {
       return list;
     }
     for (const { key, at: keyPlace, value } of place.entries()) {
+      // Quantity.UnmarshalJSON takes null for 0: not set.
+      if (value.scalar()?.kind === "nothing") continue;
       const quantity = readQuantity(value);
       if (quantity === undefined) continue;
       const { text, parsed } = quantity;
@@ -373,12 +377,19 @@ export class ManifestReader {
         );
         continue;
       }
+      const pageSize = /^hugepages-(.*)$/.exec(key)?.[1];
+      if (pageSize !== undefined && !isSize(pageSize)) {
+        keyPlace.tell(`${path}[${key}]: Invalid value: "${key}": ${QUANTITY_TEXTS.shape}`, "such as hugepages-2Mi");
+        continue;
+      }
       if (parsed.nano < 0n) {
-        value.tell(`${path}[${key}]: Invalid value: "${text}": must be greater than or equal to 0`);
+        value.tell(`${path}[${key}]: Invalid value: "${formatQuantity(parsed)}": must be greater than or equal to 0`);
         continue;
       }
       if (key === "memory" && isFractional(parsed))
-        this.#warnings.push(`${path}[memory]: fractional byte value "${text}" is invalid, must be an integer`);
+        this.#warnings.push(
+          `${path}[memory]: fractional byte value "${formatQuantity(parsed)}" is invalid, must be an integer`,
+        );
       list[key] = text;
     }
     return list;
@@ -511,6 +522,14 @@ function readQuantity(place: Value): { text: string; parsed: Quantity } | undefi
     return { text, parsed: parseQuantity(text) };
   } catch (error) {
     return undefined0(place.wrong((error as Error).message, nearQuantity(text)));
+  }
+}
+
+function isSize(text: string): boolean {
+  try {
+    return parseQuantity(text).nano > 0n;
+  } catch {
+    return false;
   }
 }
 

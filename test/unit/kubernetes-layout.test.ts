@@ -243,6 +243,30 @@ describe("what a node's Pods have in common", () => {
     expect(() => parseScenarios(JSON.stringify(scenario), "x.json")).toThrow(message);
   });
 
+  test.each([
+    [
+      { requests: memory("2048Mi"), limits: memory("1024Mi") },
+      'Invalid value: "2Gi": must be less than or equal to memory limit of 1Gi',
+    ],
+    [{ limits: memory("-1024Ki") }, 'Invalid value: "-1Mi": must be greater than or equal to 0'],
+    [{ limits: { "hugepages-foo": "2Mi", memory: "1Gi" } }, 'limits[hugepages-foo]: Invalid value: "hugepages-foo"'],
+  ])("errors are the API server's, quantities in its own form: %j", (resources, message) => {
+    const manifest = {
+      apiVersion: "v1",
+      kind: "Pod",
+      metadata: { name: "p" },
+      spec: { containers: [{ name: "a", image: "x", resources }] },
+    };
+    const text = JSON.stringify(manifest);
+    expect(() => parseScenarios(text, "pod.json")).toThrow(message);
+    expect(() => parseScenarios(text, "pod.json")).toThrow(/^pod\.json:1:\d+/);
+  });
+
+  test("an empty quantity is none", () => {
+    const planned = plan("B", { containers: [{ name: "a", image: "x", resources: { limits: { memory: null } } }] });
+    expect(limitOf(planned, "p/a")).toBeUndefined();
+  });
+
   test("two Pods cannot have one uid; a Deployment and a Job may have one name", () => {
     const pod = (name: string): object => ({ apiVersion: "v1", kind: "Pod", metadata: { name, uid }, spec: one });
     const scenario = (...manifests: object[]): string =>
