@@ -1,10 +1,21 @@
-import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { afterAll, describe, expect, test } from "vitest";
+import { execa } from "execa";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { parseAllDocuments } from "yaml";
-import { oomlab } from "../helpers/cli.ts";
+import { bin, canRun, type Ended, oomlab } from "../helpers/cli.ts";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
 const pages = ["README.md", "CONTRIBUTING.md", ...readdirSync(join(root, "docs")).map((name) => `docs/${name}`)].filter(
@@ -24,9 +35,25 @@ const anchors = (page: string): string[] =>
       .replaceAll(/\s/g, "-"),
   );
 
-/** Fenced blocks of a page, with their language. */
-const blocks = (page: string): { language: string; body: string }[] =>
-  [...text(page).matchAll(/^```(\w*)[^\n]*\n(.*?)^```/gms)].map(([, language = "", body = ""]) => ({ language, body }));
+/** Fenced blocks of a page, with their language and what else the fence says. */
+const blocks = (page: string): { language: string; info: string; body: string }[] =>
+  [...text(page).matchAll(/^```(\w*) *([^\n]*)\n(.*?)^```/gms)].map(([, language = "", info = "", body = ""]) => ({
+    language,
+    info,
+    body,
+  }));
+
+/** Shown commands: `sh`, `sh dry-run` (`oomlab run` takes a VM: --dry-run is added) or `sh not-run: REASON`. */
+const shown = pages.flatMap((page) =>
+  blocks(page)
+    .filter(({ language }) => language === "sh")
+    .flatMap(({ info, body }) =>
+      body
+        .split("\n")
+        .filter((line) => line.trim() !== "")
+        .map((command) => ({ page, info, command })),
+    ),
+);
 
 /** Commands of oomlab in fenced blocks and in the files of docs/ci: subcommand and flags. */
 const commands = [
@@ -39,6 +66,31 @@ const commands = [
     ),
   ].map(([, command = ""]) => command.trim()),
 );
+
+/** The names that the pages use: scenarios, pod.yaml, my.yaml ...; kubectl and helm print the Pod; `oomlab` is this one. */
+function workshop(): void {
+  const scenario = blocks("README.md").find(({ language }) => language === "yaml")?.body ?? "";
+  const program = (name: string, script: string): void =>
+    writeFileSync(join(folder, "bin", name), `#!/bin/sh\n${script}\n`, { mode: 0o755 });
+  for (const name of ["bin", "scenarios/vm", "scenarios/memcg", "out", "dist"])
+    mkdirSync(join(folder, name), { recursive: true });
+  for (const name of [
+    "web.yaml",
+    "my.yaml",
+    "scenarios/web.yaml",
+    "scenarios/vm/web.yaml",
+    "scenarios/memcg/web.yaml",
+    "scenarios/memcg/more.yaml",
+  ])
+    writeFileSync(join(folder, name), scenario);
+  copyFileSync(join(root, "scenarios/blog/pod.yaml"), join(folder, "pod.yaml"));
+  writeFileSync(join(folder, "bzImage"), "");
+  symlinkSync(bin, join(folder, "dist/oomlab.cjs"));
+  program("oomlab", `exec '${process.execPath}' '${bin}' "$@"`);
+  for (const name of ["kubectl", "helm"]) program(name, `cat '${join(folder, "pod.yaml")}'`);
+}
+
+const helps: Record<string, Promise<Ended>> = {};
 
 describe("the docs", () => {
   test.each(pages)("%s: every link of the repository's resolves", (page) => {
@@ -58,10 +110,53 @@ describe("the docs", () => {
 
   test.each([...new Set(commands)])("oomlab %s: the command has these flags", async (command) => {
     const [name = "", ...words] = command.split(/\s+/);
-    const { stdout, exitCode } = await oomlab([name, "--help"]);
+    const { stdout, exitCode } = await (helps[name] ??= oomlab([name, "--help"]));
     expect(exitCode).toBe(0);
     const flags = words.filter((word) => /^--?[a-z]/.test(word)).map((word) => word.replace(/=.*/, ""));
     expect(flags.filter((flag) => !new RegExp(`(?:^|[\\s,])${flag}(?=[\\s,]|$)`, "m").test(stdout))).toEqual([]);
+  });
+
+  test("every block says what it is, and a command that is not run says why", () => {
+    const unnamed = pages.flatMap((page) =>
+      blocks(page)
+        .filter(
+          ({ language, info }) => language === "" || (language === "sh" && !/^(dry-run|not-run: .+)?$/.test(info)),
+        )
+        .map(({ body }) => `${page}: ${body.split("\n")[0]}`),
+    );
+    expect(unnamed).toEqual([]);
+  });
+
+  describe("commands, in a folder with the README's scenario", () => {
+    beforeAll(() => workshop());
+    const run = (command: string): Promise<{ exitCode?: number | undefined; all?: string }> =>
+      execa("bash", ["-euo", "pipefail", "-c", command], {
+        cwd: folder,
+        reject: false,
+        all: true,
+        env: { NO_COLOR: "1", PATH: `${folder}/bin:${process.env["PATH"]}` },
+      });
+
+    test.each(shown.filter(({ info }) => info === "dry-run"))("$page: $command (dry)", async ({ command }) => {
+      const { exitCode, all } = await run(command.replaceAll("oomlab run", "oomlab run --dry-run"));
+      expect({ exitCode, all }).toEqual({ exitCode: 0, all: expect.stringMatching(/\S/) });
+    });
+
+    describe.runIf(canRun["root"] && canRun["a writable memory controller"])("that run on this machine", () => {
+      // The page shows the first of four shards; the report joins all.
+      beforeAll(async () => {
+        for (const part of [2, 3, 4]) await run(`oomlab run scenarios --shard ${part}/4 --output records/${part}`);
+      }, 60_000);
+
+      test.each(shown.filter(({ info }) => info === ""))(
+        "$page: $command",
+        { timeout: 60_000 },
+        async ({ command }) => {
+          const { exitCode, all } = await run(command);
+          expect({ exitCode, all }).toEqual({ exitCode: 0, all: expect.any(String) });
+        },
+      );
+    });
   });
 
   test("the README's scenario is one", async () => {
