@@ -1,12 +1,12 @@
 import { LOOK, candidateAt } from "./candidate.ts";
 import { MARGIN, createFinder } from "./find.ts";
 import { createLineReader } from "./lines.ts";
-import { createLogReader, modeOf } from "./read.ts";
+import { createReader, modeOf } from "./read.ts";
 import { MAX_LINE } from "./record.ts";
 import { FRAME_WINDOW, HEAD_LINES, TAIL_LINES, createMatchedScanner } from "./scan.ts";
-import type { KmsgRecord, OomKill, OomScan, OomScanOptions } from "./types.ts";
+import type { KmsgRecord, OomIncomplete, OomKill, OomScan, OomScanOptions } from "./types.ts";
 
-/** Whole text or chunks in, scan out. Reads only lines that may hold a record of the OOM killer; with details, also those of a report. */
+/** Whole text or chunks in, scan out; the journal's export format as bytes, or reports may be left out. Reads only lines that may hold a record of the OOM killer; with details, also those of a report. */
 export function scanKernelLog(
   input: string | Uint8Array | Iterable<string | Uint8Array>,
   options: OomScanOptions = {},
@@ -34,6 +34,8 @@ export function createLogScanner(options: OomScanOptions = {}): {
   let start: Uint8Array = new Uint8Array(0);
   const encoder = new TextEncoder();
   let surrogate = "";
+  // Some of it came as text.
+  let decoded = false;
 
   function bytesOf(text: string): Uint8Array {
     let whole = surrogate + text;
@@ -61,17 +63,19 @@ export function createLogScanner(options: OomScanOptions = {}): {
     // A byte order mark is no text; the thorough reader's decoder knows it.
     return engine.push(
       mode === "text" && all[0] === 0xef && all[1] === 0xbb && all[2] === 0xbf ? all.subarray(3) : all,
+      decoded,
     );
   }
 
   return {
     push(chunk) {
-      if (typeof chunk !== "string") return engine === null ? choose(chunk, false) : engine.push(chunk);
+      if (typeof chunk !== "string") return engine === null ? choose(chunk, false) : engine.push(chunk, decoded);
       const kills: OomKill[] = [];
+      decoded ||= chunk !== "";
       // Pieces, so that a long text is not held twice.
       for (let at = 0; at < chunk.length; at += PIECE) {
         const bytes = bytesOf(chunk.slice(at, at + PIECE));
-        for (const kill of engine === null ? choose(bytes, false) : engine.push(bytes)) kills.push(kill);
+        for (const kill of engine === null ? choose(bytes, false) : engine.push(bytes, decoded)) kills.push(kill);
       }
       return kills;
     },
@@ -82,7 +86,8 @@ export function createLogScanner(options: OomScanOptions = {}): {
       return { size, kills: size === 0 ? [] : choose(first.subarray(0, size), false) };
     },
     end() {
-      const kills = engine === null ? choose(encoder.encode(surrogate), true) : engine.push(encoder.encode(surrogate));
+      const rest = encoder.encode(surrogate);
+      const kills = engine === null ? choose(rest, true) : engine.push(rest, decoded);
       const scan = engine!.end();
       scan.kills.unshift(...kills);
       return scan;
@@ -93,14 +98,16 @@ export function createLogScanner(options: OomScanOptions = {}): {
 const PIECE = 131_072;
 
 interface Engine {
-  push(bytes: Uint8Array): OomKill[];
+  /** `decoded`: the bytes were made of text. */
+  push(bytes: Uint8Array, decoded?: boolean): OomKill[];
   fill(read: (into: Uint8Array) => number): { size: number; kills: OomKill[] };
   end(): OomScan;
 }
 
 /** Reads every line: for JSON and the like, and the measure of the fast way. */
 export function createThorough(options: OomScanOptions): Engine {
-  const reader = createLogReader();
+  const lost: OomIncomplete[] = [];
+  const reader = createReader((line, reason) => lost.push({ line, reason }));
   const scanner = createMatchedScanner(options);
   const feed = (records: KmsgRecord[]): OomKill[] => {
     const kills: OomKill[] = [];
@@ -109,7 +116,7 @@ export function createThorough(options: OomScanOptions): Engine {
   };
   let room: Uint8Array | null = null;
   return {
-    push: (bytes) => feed(reader.push(bytes)),
+    push: (bytes, decoded) => feed(reader.push(bytes, decoded)),
     fill(read) {
       room ??= new Uint8Array(PIECE);
       const size = read(room);
@@ -119,6 +126,8 @@ export function createThorough(options: OomScanOptions): Engine {
       const kills = feed(reader.end());
       const scan = scanner.end();
       scan.kills.unshift(...kills);
+      scan.incomplete.push(...lost);
+      scan.incomplete.sort((a, b) => a.line - b.line);
       return scan;
     },
   };

@@ -1,4 +1,4 @@
-// Records in JSON (dmesg -J, journalctl -o json, container runtimes, Cloud Logging) and in the journal's export format.
+// Records in JSON: dmesg -J, journalctl -o json, container runtimes, Cloud Logging.
 import { readPrefix } from "./prefix.ts";
 import { DECODER, MAX_LINE, MAX_TEXT, toRecord } from "./record.ts";
 import type { KmsgRecord } from "./types.ts";
@@ -31,11 +31,12 @@ function collect(value: unknown, line: number, found: KmsgRecord[], depth: numbe
 }
 
 /** The record that a JSON object or a journal entry holds; undefined where it holds none, null where it is not the kernel's. */
-function recordOfObject(value: Record<string, unknown>, line: number): KmsgRecord | null | undefined {
-  const message = value["MESSAGE"] ?? value["msg"] ?? value["message"] ?? value["log"];
-  const text = asText(message);
-  if (text === null) return undefined;
-  if (value["MESSAGE"] !== undefined) {
+export function recordOfObject(value: Record<string, unknown>, line: number): KmsgRecord | null | undefined {
+  // journalctl writes null for a message that is too long, and an array of messages where there are several.
+  const isEntry = value["MESSAGE"] !== undefined;
+  const text = asText(isEntry ? value["MESSAGE"] : (value["msg"] ?? value["message"] ?? value["log"]));
+  if (text === null) return isEntry ? null : undefined;
+  if (isEntry) {
     const transport = value["_TRANSPORT"];
     const kernel =
       transport === undefined
@@ -102,14 +103,10 @@ const LEVEL_NAMES = ["emerg", "alert", "crit", "err", "warn", "notice", "info", 
 /** A message: journald writes an array of bytes where it is not printable UTF-8. */
 function asText(value: unknown): string | null {
   if (typeof value === "string") return value;
-  if (
-    !Array.isArray(value) ||
-    value.length === 0 ||
-    value.length > MAX_TEXT ||
-    !value.every((item) => typeof item === "number" && item >= 0 && item < 256)
-  )
-    return null;
-  return DECODER.decode(Uint8Array.from(value as number[]));
+  if (!Array.isArray(value) || value.length === 0) return null;
+  const bytes: unknown[] = value.length > MAX_TEXT ? value.slice(0, MAX_TEXT) : value;
+  if (!bytes.every((item) => typeof item === "number" && item >= 0 && item < 256)) return null;
+  return DECODER.decode(Uint8Array.from(bytes as number[]));
 }
 
 function integer(value: unknown): number | null {
@@ -226,67 +223,3 @@ export function createObjectReader(
     },
   };
 }
-
-/** journalctl -o export (also -o verbose): fields a line, entries between blank lines. */
-export function createEntryReader(emit: (record: KmsgRecord) => void): {
-  line(text: string, number: number): void;
-  flush(): void;
-} {
-  let fields: Record<string, unknown> = {};
-  let first = 0;
-  let binary: { name: string; parts: string[]; size: number } | null = null;
-
-  function flush(): void {
-    if (binary !== null) endBinary();
-    if (first !== 0) {
-      const record = recordOfObject(fields, first);
-      if (record !== null && record !== undefined) emit(record);
-    }
-    fields = {};
-    first = 0;
-  }
-
-  function endBinary(): void {
-    if (binary === null) return;
-    // Eight bytes of length, then the value.
-    if (WANTED.has(binary.name)) fields[binary.name] = binary.parts.join("\n").slice(8, MAX_TEXT);
-    binary = null;
-  }
-
-  function line(raw: string, number: number): void {
-    const text = raw.endsWith("\r") ? raw.slice(0, -1) : raw;
-    if (binary !== null) {
-      const field = /^_{0,2}[A-Z][A-Z0-9_]{0,63}(?:=|$)/.test(text.slice(0, 66));
-      if ((field || text === "") && binary.size >= 8) {
-        endBinary();
-      } else {
-        if (binary.size < MAX_TEXT) binary.parts.push(text);
-        binary.size += text.length + 1;
-        return;
-      }
-    }
-    const inner = text.trimStart();
-    if (inner === "" || (inner === text && / \[s=[0-9a-f]{1,32};i=/.test(text.slice(0, 200)))) {
-      flush();
-      return;
-    }
-    const field = /^(_{0,2}[A-Z][A-Z0-9_]{0,63})(=|$)/.exec(inner.slice(0, 68));
-    if (field === null) return;
-    if (first === 0) first = number;
-    const name = field[1]!;
-    if (field[2] === "=") {
-      if (WANTED.has(name)) fields[name] = inner.slice(field[0].length);
-    } else binary = { name, parts: [], size: 0 };
-  }
-
-  return { line, flush };
-}
-
-const WANTED = new Set([
-  "MESSAGE",
-  "PRIORITY",
-  "SYSLOG_FACILITY",
-  "SYSLOG_IDENTIFIER",
-  "_TRANSPORT",
-  "_SOURCE_MONOTONIC_TIMESTAMP",
-]);

@@ -1,5 +1,6 @@
+import { createJournalReader } from "./journal.ts";
 import { createLineReader } from "./lines.ts";
-import { createEntryReader, createObjectReader } from "./objects.ts";
+import { createObjectReader } from "./objects.ts";
 import { MAX_LINE } from "./record.ts";
 import type { KmsgRecord } from "./types.ts";
 
@@ -26,19 +27,36 @@ export function modeOf(start: string, complete: boolean): Mode | null {
     : "text";
 }
 
-/** A streaming reader for any text format (detects per line): push chunks in any cut, get records. */
+/**
+ * A streaming reader for any text format (detects per line): push chunks in any cut, get records. The journal's export
+ * format is binary: give it as bytes, or records are left out where text cannot tell whose they are.
+ */
 export function createLogReader(): { push(chunk: string | Uint8Array): KmsgRecord[]; end(): KmsgRecord[] } {
+  return createReader(() => undefined);
+}
+
+/** The same; `decoded` says that bytes were made of text, `lose` is told from which line on nothing can be read, and why. */
+export function createReader(lose: (line: number, reason: string) => void): {
+  push(chunk: string | Uint8Array, decoded?: boolean): KmsgRecord[];
+  end(): KmsgRecord[];
+} {
   let out: KmsgRecord[] = [];
   const reader = createLineReader((record) => out.push(record));
   const objects = createObjectReader(
     (record) => out.push(record),
     (text, number) => reader.line(text, number),
   );
-  const entries = createEntryReader((record) => out.push(record));
+  const entries = createJournalReader((record) => out.push(record), lose);
+  const encoder = new TextEncoder();
   let decoder: InstanceType<typeof TextDecoder> | null = null;
   let head: Uint8Array | null = new Uint8Array(0);
   let mode: Mode | null = null;
   let start = "";
+  // The same as bytes, for a format that is not text.
+  let startBytes: Uint8Array[] = [];
+  let wide = false;
+  let wasText = false;
+  let surrogate = "";
   let parts: string[] = [];
   let size = 0;
   let number = 1;
@@ -52,23 +70,52 @@ export function createLogReader(): { push(chunk: string | Uint8Array): KmsgRecor
         return "";
       }
       head = null;
-      decoder = new TextDecoder(
-        all[0] === 0xff && all[1] === 0xfe ? "utf-16le" : all[0] === 0xfe && all[1] === 0xff ? "utf-16be" : "utf-8",
-      );
+      const encoding =
+        all[0] === 0xff && all[1] === 0xfe ? "utf-16le" : all[0] === 0xfe && all[1] === 0xff ? "utf-16be" : "utf-8";
+      wide = encoding !== "utf-8";
+      decoder = new TextDecoder(encoding);
       return decoder.decode(all, { stream: !last });
     }
     return decoder.decode(bytes, { stream: !last });
   }
 
-  function text(chunk: string): void {
-    if (mode === null) {
+  /** Text, and the bytes that it came from: null where it came as text, or in UTF-16. */
+  function text(chunk: string, bytes: Uint8Array | null): void {
+    if (mode === null || mode === "export") {
+      if (bytes === null && chunk !== "") wasText = true;
+      const raw = bytes ?? encode(chunk);
+      if (mode === "export") {
+        entries.push(raw, wasText);
+        return;
+      }
+      startBytes.push(raw.slice());
       start += chunk;
-      mode = modeOf(start, false);
-      if (mode === null) return;
-      chunk = start;
-      start = "";
+      choose(false);
+      return;
     }
     feed(chunk);
+  }
+
+  /** Which way to read is told by the first lines. */
+  function choose(complete: boolean): void {
+    // A byte order mark is a blank to a pattern.
+    mode = modeOf(start.startsWith("\uFEFF") ? start.slice(1) : start, complete);
+    if (mode === null) return;
+    if (mode === "export") for (const raw of startBytes) entries.push(raw, wasText);
+    else feed(start);
+    start = "";
+    startBytes = [];
+  }
+
+  function encode(chunk: string): Uint8Array {
+    let whole = surrogate + chunk;
+    surrogate = "";
+    const code = whole.charCodeAt(whole.length - 1);
+    if (code >= 0xd800 && code < 0xdc00) {
+      surrogate = whole.slice(-1);
+      whole = whole.slice(0, -1);
+    }
+    return encoder.encode(whole);
   }
 
   function feed(chunk: string): void {
@@ -97,8 +144,7 @@ export function createLogReader(): { push(chunk: string | Uint8Array): KmsgRecor
     const line = parts.length === 1 ? parts[0]! : parts.join("");
     parts = [];
     size = 0;
-    if (mode === "export") entries.line(line, number);
-    else reader.line(line, number);
+    reader.line(line, number);
     number++;
   }
 
@@ -109,20 +155,30 @@ export function createLogReader(): { push(chunk: string | Uint8Array): KmsgRecor
   }
 
   return {
-    push(chunk) {
-      text(typeof chunk === "string" ? chunk : decode(chunk, false));
+    push(chunk, decoded = false) {
+      if (typeof chunk === "string") text(chunk, null);
+      else {
+        wasText ||= decoded && chunk.length > 0;
+        if (mode === "export" && decoder !== null && !wide) entries.push(chunk, wasText);
+        else {
+          const held = head ?? new Uint8Array(0);
+          const read = decode(chunk, false);
+          // Held back until there is enough to tell the encoding.
+          if (head === null) text(read, wide ? null : held.length === 0 ? chunk : concat(held, chunk));
+        }
+      }
       return take();
     },
     end() {
-      if (decoder !== null || (head !== null && head.length > 0)) text(decode(new Uint8Array(0), true));
-      if (mode === null) {
-        mode = modeOf(start, true);
-        feed(start);
-        start = "";
+      if (decoder !== null || (head !== null && head.length > 0)) {
+        const held = head ?? new Uint8Array(0);
+        text(decode(new Uint8Array(0), true), wide ? null : held);
       }
+      if (mode === null) choose(true);
+      if (mode === "export" && surrogate !== "") entries.push(encoder.encode(surrogate), true);
       if (size > 0) finish();
       objects.end();
-      entries.flush();
+      entries.end();
       reader.flush();
       return take();
     },

@@ -179,7 +179,7 @@ export interface OomDetails {
   groupMembers: number[];
 }
 
-/** A report that cannot be told as a kill. */
+/** A report that cannot be told as a kill, or the line from which on the log cannot be read. */
 export interface OomIncomplete {
   line: number;
   reason: string;

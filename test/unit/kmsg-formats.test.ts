@@ -51,6 +51,18 @@ function wrap(line: string, width: number): string {
   return `${line.slice(0, at)}\n${wrap(line.slice(at + 1), width)}`;
 }
 
+const binary = Buffer.concat(
+  records.map((record) => {
+    const size = Buffer.alloc(8);
+    size.writeBigUInt64LE(BigInt(Buffer.byteLength(record.text)));
+    return Buffer.concat([
+      Buffer.from("__CURSOR=s=1\n_TRANSPORT=kernel\nSYSLOG_FACILITY=0\nMESSAGE\n"),
+      size,
+      Buffer.from(`${record.text}\nPRIORITY=${record.level}\n\n`),
+    ]);
+  }),
+);
+
 const formats: Record<string, string | Uint8Array> = {
   dmesg: lines((record) => `[${seconds(record)}] ${record.text}`),
   "dmesg with caller ids": lines((record) => `[${seconds(record)}] [ T8361] ${record.text}`),
@@ -79,10 +91,9 @@ const formats: Record<string, string | Uint8Array> = {
         .map(([key, value]) => `${key}=${value}`)
         .join("\n")}\n`,
   ),
-  "journalctl -o export, binary message": lines(
-    (record) =>
-      `__CURSOR=s=1\n_TRANSPORT=kernel\nSYSLOG_FACILITY=0\nMESSAGE\n${String.fromCharCode(record.text.length & 127)}\0\0\0\0\0\0\0${record.text}\nPRIORITY=${record.level}\n`,
-  ),
+  "journalctl -o export, binary message": binary,
+  "journalctl -o export, binary message, decoded": binary.toString("utf8"),
+  "journalctl -o export, binary message, decoded as latin1": binary.toString("latin1"),
   "journalctl -o verbose": lines(
     (record) =>
       `Tue 2026-11-24 23:42:31.123456 UTC [s=abc;i=1f;b=2;m=3;t=4;x=5]\n${Object.entries(entry(record))
