@@ -2,10 +2,18 @@
  * Scenario x what the machine can do -> plan: cgroups with their ordered writes, processes, steps, expectations,
  * or the reason to skip. Pure: a plan is data, printable, the same for the same input.
  */
-import type { Comparison, Expectations, ProcessSpec, Scenario, Size, Step, StressWorkload } from "./scenario/index.ts";
+import type {
+  CgroupSpec,
+  Comparison,
+  Expectations,
+  ProcessSpec,
+  Scenario,
+  Size,
+  Step,
+  StressWorkload,
+} from "./scenario/index.ts";
 import { CGROUP_FILES, splitCounter } from "./scenario/cgroupfiles.ts";
 import {
-  hardestTurn,
   inPaths,
   type LaidPods,
   layPods,
@@ -270,6 +278,15 @@ function cgroupNames(scenario: Scenario): string[] {
   return [...names];
 }
 
+const indexes = new WeakMap<Scenario, Map<string, CgroupSpec>>();
+
+/** The cgroups of a scenario by name; a manifest may bring a thousand. */
+function byName(scenario: Scenario): Map<string, CgroupSpec> {
+  let index = indexes.get(scenario);
+  if (!index) indexes.set(scenario, (index = new Map(scenario.cgroups.map((spec) => [spec.name, spec]))));
+  return index;
+}
+
 const limitFiles = new Set(["memory.max", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]);
 
 const asLimit = (value: string): number => (/^\d+$/.test(value) ? Number(value) : Number.POSITIVE_INFINITY);
@@ -277,10 +294,11 @@ const asLimit = (value: string): number => (/^\d+$/.test(value) ? Number(value) 
 /** The smallest memory limit that holds for a cgroup, its ancestors' included; steps that write a limit count with their largest value. */
 function effectiveLimit(scenario: Scenario, cgroup: string | null): number {
   let limit = Number.POSITIVE_INFINITY;
+  const specs = byName(scenario);
   for (let name = cgroup; name !== null; name = parentOf(name)) {
     const here = name;
-    const files = scenario.cgroups.find((spec) => spec.name === here)?.files ?? [];
-    for (const { file, value } of files.filter(({ file }) => limitFiles.has(file))) {
+    for (const { file, value } of specs.get(here)?.files ?? []) {
+      if (!limitFiles.has(file)) continue;
       const later = scenario.steps.filter(
         (step) => step.do === "write" && step.cgroup === here && step.file === file,
       ) as Extract<Step, { do: "write" }>[];
@@ -389,20 +407,28 @@ function planProcess(spec: ProcessSpec, scenario: Scenario, caps: Capabilities):
 
 /** Memory that the scenario can take at most: what presses, bounded by each limit above it. */
 function demandOf(scenario: Scenario, processes: PlannedProcess[]): number {
-  const own = (cgroup: string | null): number =>
-    processes
-      .filter((process) => process.cgroup === cgroup)
-      .reduce(
-        (sum, process) => sum + (process.bytes === null ? Number.POSITIVE_INFINITY : process.bytes * process.workers),
-        0,
-      );
-  const names = cgroupNames(scenario);
+  const own = new Map<string | null, number>();
+  for (const { cgroup, bytes, workers } of processes)
+    own.set(cgroup, (own.get(cgroup) ?? 0) + (bytes === null ? Number.POSITIVE_INFINITY : bytes * workers));
+  const children = childrenOf(cgroupNames(scenario));
   const below = (cgroup: string | null): number => {
-    const children = names.filter((name) => parentOf(name) === cgroup);
-    const demand = own(cgroup) + children.reduce((sum, child) => sum + below(child), 0);
+    const all = children.get(cgroup) ?? [];
+    const demand = (own.get(cgroup) ?? 0) + all.reduce((sum, child) => sum + below(child), 0);
     return cgroup === null ? demand : Math.min(demand, effectiveLimit(scenario, cgroup));
   };
   return below(null);
+}
+
+/** Paths by the path above them. */
+function childrenOf(paths: readonly string[]): Map<string | null, string[]> {
+  const children = new Map<string | null, string[]>();
+  for (const path of paths) {
+    const parent = parentOf(path);
+    const siblings = children.get(parent);
+    if (siblings) siblings.push(path);
+    else children.set(parent, [path]);
+  }
+  return children;
 }
 
 /** Why this scenario needs a machine of its own, or null: sizes, a process with no limit above it, swap, sysrq. */
@@ -535,12 +561,16 @@ function planOnHost(given: Scenario, caps: Capabilities, options: PlanOptions): 
     runName: runName(options),
     atRoot: false,
   };
-  const turned = hardestTurn(given, machine);
-  const laid = layPods(turned, machine);
-  const scenario = laid?.scenario ?? turned;
+  const laid = layPods(given, machine);
+  const scenario = laid?.scenario ?? given;
   const plan = layOut(scenario, caps, version, options, laid, machine);
   const vm = needsVm(scenario, caps, options);
-  const demand = demandOf(scenario, plan.processes);
+  const demand = demandOf(
+    scenario,
+    plan.processes.map((process) =>
+      process.cgroup === null || laid === undefined ? process : { ...process, cgroup: laid.pathOf(process.cgroup) },
+    ),
+  );
   let skip = vm === null ? plan.skip : `it needs a VM of its own: ${vm}`;
   // What the kernel and everything else needs to stay alive while the scenario is at its peak.
   const reserve = hostReserve(caps);
@@ -568,9 +598,8 @@ function planInVm(given: Scenario, host: Capabilities, options: PlanOptions): Pl
       runName: runName(options),
       atRoot: true,
     };
-    const turned = hardestTurn(sized, machine);
-    const laid = layPods(turned, machine);
-    return { scenario: laid?.scenario ?? turned, laid, machine };
+    const laid = layPods(sized, machine);
+    return { scenario: laid?.scenario ?? sized, laid, machine };
   };
   const least = vmMemory(sized, 0);
   const first = on(least).scenario;
@@ -658,7 +687,7 @@ function layOut(
     const place = { name: shown, ...(shown === name ? {} : { directory: name }), path: `${topPath}/${name}` };
     const ofPods = laid?.writesOf(name);
     if (ofPods !== undefined) return { ...place, writes: [...ofPods] };
-    const files = scenario.cgroups.find((spec) => spec.name === name)?.files ?? [];
+    const files = byName(scenario).get(name)?.files ?? [];
     const { writes, skip } = translate(files, version, caps, undefined);
     untranslatable ??= skip === null ? null : `cgroup ${name}: ${skip}`;
     return { ...place, writes };
@@ -677,12 +706,15 @@ function layOut(
       why: "its children need the controller",
     };
     topWrites.push(enable);
+    const children = childrenOf(cgroups.map(directoryOf));
+    const controlled = controlledBy(cgroups);
+    const inhabited = new Set(scenario.processes.map(({ cgroup }) => cgroup));
     for (const cgroup of cgroups) {
-      const children = cgroups.filter((child) => parentOf(directoryOf(child)) === directoryOf(cgroup));
+      const below = children.get(directoryOf(cgroup)) ?? [];
       // A child without limits is counted too, unless a process lives beside it: then it can do without the controller.
-      const beside = scenario.processes.some((process) => process.cgroup === directoryOf(cgroup));
-      const needed = children.some((child) => needsController(directoryOf(child), cgroups));
-      if (children.length === 0 || (beside && !needed)) continue;
+      const beside = inhabited.has(directoryOf(cgroup));
+      const needed = below.some((child) => controlled.has(child));
+      if (below.length === 0 || (beside && !needed)) continue;
       enabling.add(directoryOf(cgroup));
       cgroup.writes.push(enable);
     }
@@ -729,13 +761,14 @@ function layOut(
   };
 }
 
-/** Whether a cgroup or one below it has a memory or cpuset file to write. */
-function needsController(name: string, cgroups: PlannedCgroup[]): boolean {
-  return cgroups.some(
-    (cgroup) =>
-      (directoryOf(cgroup) === name || directoryOf(cgroup).startsWith(`${name}/`)) &&
-      cgroup.writes.some(({ file }) => !file.startsWith("cgroup.")),
-  );
+/** Cgroups that have, themselves or below them, a memory or cpuset file to write. */
+function controlledBy(cgroups: readonly PlannedCgroup[]): Set<string> {
+  const controlled = new Set<string>();
+  for (const cgroup of cgroups) {
+    if (!cgroup.writes.some(({ file }) => !file.startsWith("cgroup."))) continue;
+    for (let path: string | null = directoryOf(cgroup); path !== null; path = parentOf(path)) controlled.add(path);
+  }
+  return controlled;
 }
 
 /** Whether a value is as compared; "max" is infinite. */

@@ -91,15 +91,10 @@ export function turnsOf(scenario: Scenario): Scenario[] {
 }
 
 /** Of turns that are shown as one plan, the one that asks most of its machine: a container without limit, else the largest. */
-export function hardestTurn(scenario: Scenario, machine: PodMachine): Scenario {
-  const { kubernetes } = scenario;
-  if (kubernetes === undefined || kubernetes.turns.length === 0 || kubernetes.turn !== null) return scenario;
-  const { containers } = layOut(kubernetes, machine);
-  const limits = new Map(containers.map(({ name, limit }) => [name, limit]));
-  const size = (name: string): bigint => limits.get(name) ?? 2n ** 64n;
-  const [first = ""] = kubernetes.turns;
-  const turn = kubernetes.turns.reduce((best, name) => (size(name) > size(best) ? name : best), first);
-  return { ...scenario, kubernetes: { ...kubernetes, turn } };
+function hardestTurn({ turns, turn }: KubernetesSpec, containers: ReadonlyMap<string, ContainerLayout>): string | null {
+  if (turn !== null || turns.length === 0) return turn;
+  const size = (name: string): bigint => containers.get(name)?.limit ?? 2n ** 64n;
+  return turns.reduce((best, name) => (size(name) > size(best) ? name : best), turns[0] ?? "");
 }
 
 function layOut({ node, pods }: Pick<KubernetesSpec, "node" | "pods">, machine: PodMachine): Layout {
@@ -115,16 +110,16 @@ function layOut({ node, pods }: Pick<KubernetesSpec, "node" | "pods">, machine: 
 
 const limitFiles = new Set(["memory.max", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]);
 
-/** Lays the Pods of a scenario out on a machine; undefined: it has none. */
+/** Lays the Pods of a scenario out on a machine; undefined: it has none. Of several turns it presses the hardest. */
 export function layPods(scenario: Scenario, machine: PodMachine): LaidPods | undefined {
-  const { kubernetes } = scenario;
-  if (kubernetes === undefined) return undefined;
-  const layout = layOut(kubernetes, machine);
+  if (scenario.kubernetes === undefined) return undefined;
+  const layout = layOut(scenario.kubernetes, machine);
+  const containers = new Map(layout.containers.map((container) => [container.name, container]));
+  const kubernetes = { ...scenario.kubernetes, turn: hardestTurn(scenario.kubernetes, containers) };
   const paths = new Map(layout.cgroups.map(({ name, path }) => [name, path]));
   const names = new Map(layout.cgroups.map(({ name, path }) => [path, name]));
   const writes = new Map(layout.cgroups.map((cgroup) => [cgroup.path, cgroup.writes]));
   const ofPods = new Set(layout.pods.map(({ name }) => name));
-  const ofContainers = new Set(layout.containers.map(({ name }) => name));
   const otherDriver = otherNames(layout);
   const pathOf = (name: string): string => paths.get(name) ?? otherDriver.get(name) ?? name;
   const volumes = plannedVolumes(layout, kubernetes, machine);
@@ -137,13 +132,14 @@ export function layPods(scenario: Scenario, machine: PodMachine): LaidPods | und
     writesOf: (path) => writes.get(path),
     scenario: {
       ...scenario,
+      kubernetes,
       cgroups: [
         ...scenario.cgroups,
         ...layout.cgroups.map(({ name, path, writes: own }) => ({
           name: path,
           // The limit of all Pods holds nobody back who has none of his own: it is the node's.
           files:
-            ofPods.has(name) || ofContainers.has(name)
+            ofPods.has(name) || containers.has(name)
               ? own
                   .filter(({ file }) => limitFiles.has(file))
                   .map(({ file, value }) => ({ file, value, raw: value, ...here }))
@@ -156,7 +152,7 @@ export function layPods(scenario: Scenario, machine: PodMachine): LaidPods | und
           ...process,
           cgroup: process.cgroup === null ? null : pathOf(process.cgroup),
         })),
-        ...kubernetes.pods.flatMap((pod) => processesOf(pod, kubernetes, layout, volumes, machine, pathOf)),
+        ...kubernetes.pods.flatMap((pod) => processesOf(pod, kubernetes, containers, volumes, machine, pathOf)),
       ],
       steps: scenario.steps.map((step) => inPaths(step, pathOf)),
       expect: {
@@ -170,8 +166,9 @@ export function layPods(scenario: Scenario, machine: PodMachine): LaidPods | und
 
 /** `kubepods` where the driver says `kubepods.slice`, and the other way round: scenarios need not know the driver. */
 function otherNames({ kubepods, cgroups }: Layout): Map<string, string> {
-  const tiers = cgroups.map(({ path }) => path).filter((path) => path.startsWith(`${kubepods}/`));
-  const [burstable = "", bestEffort = ""] = tiers;
+  // layOutPods puts the tiers right behind their parent.
+  const first = cgroups.findIndex(({ path }) => path === kubepods) + 1;
+  const [burstable = "", bestEffort = ""] = cgroups.slice(first, first + 2).map(({ path }) => path);
   return new Map([
     ["kubepods", kubepods],
     ["kubepods/burstable", burstable],
@@ -195,7 +192,7 @@ export function inPaths<T extends Step>(step: T, pathOf: (name: string) => strin
 function processesOf(
   pod: PodSpec,
   kubernetes: KubernetesSpec,
-  layout: Layout,
+  containers: ReadonlyMap<string, ContainerLayout>,
   volumes: readonly PlannedVolume[],
   machine: PodMachine,
   pathOf: (name: string) => string,
@@ -203,7 +200,7 @@ function processesOf(
   const before: string[] = [];
   return [...pod.initContainers, ...pod.containers].map((container): ProcessSpec => {
     const name = `${pod.name}/${container.name}`;
-    const laid = layout.containers.find((candidate) => candidate.name === name);
+    const laid = containers.get(name);
     const init = laid?.kind === "init";
     const stated = kubernetes.pressure.find((process) => process.name === name);
     const work: Omit<ProcessSpec, "name" | "cgroup" | "oomScoreAdj"> =
