@@ -187,6 +187,7 @@ const panicLine = /Kernel panic - not syncing: (.*)/;
 /** One QEMU with the agent in it: what has been heard of it, and what is waited for. */
 class Guest {
   readonly qemu: Qemu;
+  #bootPanic: string | null = null;
   readonly #plan: Plan;
   readonly #emit: Emit;
   readonly #signal: AbortSignal;
@@ -240,7 +241,10 @@ class Guest {
     const started = await this.#until(() => this.#last.length > 0 || this.#state.greeted, ms);
     if (started === "timeout" && !this.#signal.aborted)
       throw new NoStart(`the VM's kernel did not start within ${ms / 1000} s`);
-    if ((await this.#until(() => this.#state.greeted, bootMs)) !== "holds") return;
+    if ((await this.#until(() => this.#state.greeted, bootMs)) !== "holds") {
+      if (this.#bootPanic !== null) throw new NoStart(`the VM's kernel panicked as it booted: ${this.#bootPanic}`);
+      return;
+    }
     const rehearsal = rehearse ? rehearsalPlan(vm, cgroupVersion) : null;
     this.qemu.send(encode({ type: "prepare", vm, cgroupVersion, rehearsal }));
     await this.#until(() => this.#state.prepared || this.#state.done, bootMs);
@@ -361,6 +365,11 @@ class Guest {
     this.#progress();
     const panic = panicLine.exec(line);
     if (!panic || this.#state.panicked) return;
+    // A kernel that dies on its way up has not met the scenario yet: QEMU's timers are late on a busy machine.
+    if (!this.#state.running) {
+      this.#bootPanic ??= panic[1] ?? "";
+      return;
+    }
     this.#state.panicked = true;
     this.#emit({ type: "panic", message: panic[1] ?? "" });
   }
