@@ -263,7 +263,8 @@ class Judge {
           kills.map(({ process, evidence }) => ({ process, line: Math.min(...evidence) })),
         ),
       );
-    const turn = turnNote(this.#plan, kills, eventsOf(this.#events, "panic").length > 0);
+    const started = new Set(eventsOf(this.#events, "process-start").map(({ process }) => process));
+    const turn = turnNote(this.#plan, kills, started, eventsOf(this.#events, "panic").length > 0);
     if (turn !== null) this.#notes.unshift(turn);
     this.#notes.push(...(this.#plan.pods?.notes ?? []));
     const node = eventsOf(this.#events, "node")[0];

@@ -180,8 +180,9 @@ function podLimit(pod: PodSpec, qos: QosClass, kubelet: KubeletConfig): { limit:
   const asked = kubelet.minor >= 27 ? [...pod.initContainers, ...pod.containers] : pod.containers;
   const open = asked.find(({ limits }) => bytesOf(limits) === 0n);
   if (qos === "Burstable" && open !== undefined) return { limit: null, why: "" };
-  const each = pod.containers.map(({ limits }) => limits["memory"] ?? "0").join(" + ");
-  const inits = pod.initContainers.length > 0 ? ", or the most that init containers need" : "";
+  const sidecars = pod.initContainers.filter((init) => init.sidecar);
+  const each = [...pod.containers, ...sidecars].map(({ limits }) => limits["memory"] ?? "0").join(" + ");
+  const inits = pod.initContainers.length > sidecars.length ? ", or the most that an init container needs" : "";
   return { limit: sum, why: `the sum of limits.memory of its containers: ${each}${inits}${overheadWords(pod)}` };
 }
 

@@ -77,6 +77,8 @@ export interface LaidPods {
   writesOf(path: string): readonly Write[] | undefined;
 }
 
+const mebibyte = 1048576;
+
 const json = (bytes: bigint): Bytes => (bytes <= 2n ** 53n ? Number(bytes) : String(bytes));
 
 /** One scenario for each container that is pressed in turn; any other scenario is itself. */
@@ -263,13 +265,14 @@ const defaults = {
   column: 1,
 };
 
-/** More than a container may have: its limit, the swap beside it, and a quarter on top; without limit more than the node has. */
+/** More than a container may have, in whole MiB: its limit, the swap beside it, and a quarter on top; without limit more than the node has. */
 function past({ limit, swap }: ContainerLayout, { memTotal, swap: ofNode }: PodMachine): number {
-  if (limit === null) return Math.ceil((memTotal + ofNode) * 1.25);
-  const whole = memTotal + ofNode;
+  const tooMuch = (memTotal + ofNode) * 1.25;
+  const wholeMebibytes = (bytes: number): number => Math.ceil(bytes / mebibyte) * mebibyte;
+  if (limit === null) return wholeMebibytes(tooMuch);
   const allowed = Number(limit) + (swap === null ? ofNode : Math.min(Number(swap), ofNode));
-  const quarter = Math.min(256 * 1048576, Math.max(16 * 1048576, Math.ceil(Number(limit) / 4)));
-  return Math.min(allowed + quarter, Math.ceil(whole * 1.25));
+  const quarter = Math.min(256 * mebibyte, Math.max(16 * mebibyte, Number(limit) / 4));
+  return wholeMebibytes(Math.min(allowed + quarter, tooMuch));
 }
 
 /** A workload's `dir` is the container's own path; where a volume is mounted there, it is the volume's. */
@@ -431,8 +434,6 @@ export function relayPlan(plan: Plan, memTotal: number): Plan {
     },
   };
 }
-
-const mebibyte = 1048576;
 
 /**
  * What of a guest's memory its kernel keeps from the start, measured with the cloud kernels of Debian 12 (6.1): a fixed

@@ -81,7 +81,7 @@ function includeFrom(file: string, cwd: string): Include {
       if (!found.isFile()) return { problem: "expected a file" };
       const bytes = Buffer.alloc(Math.min(found.size, MAX_TEXT + 1));
       const length = readSync(fd, bytes, 0, bytes.length, 0);
-      if (length > MAX_TEXT) return { problem: "a file of more than 1 MiB" };
+      if (length > MAX_TEXT) return { problem: "a file of more than 8 MiB" };
       const text = decode(bytes.subarray(0, length));
       return text === undefined ? { problem: "expected UTF-8" } : { file: shown, text: text.replace(/^\ufeff/, "") };
     } catch (error) {
@@ -165,12 +165,12 @@ async function readFile(file: string, absolute: string, problems: ScenarioError[
     await using handle = await open(absolute, "r");
     const found = await handle.stat();
     if (found.isDirectory()) return wrong("expected a scenario file; got a folder");
-    if (found.size > MAX_TEXT) return wrong("expected a scenario; got a file of more than 1 MiB");
+    if (found.size > MAX_TEXT) return wrong("expected a scenario; got a file of more than 8 MiB");
     // A device or pipe states no size: it is read up to the limit.
     const bytes = found.isFile()
       ? await handle.readFile()
       : await readLimited(handle.createReadStream({ end: MAX_TEXT }));
-    if (bytes.length > MAX_TEXT) return wrong("expected a scenario; got more than 1 MiB");
+    if (bytes.length > MAX_TEXT) return wrong("expected a scenario; got more than 8 MiB");
     const text = decode(bytes);
     if (text === undefined) problems.push(encodingProblem(file, bytes));
     return text;
@@ -181,7 +181,7 @@ async function readFile(file: string, absolute: string, problems: ScenarioError[
 
 async function readStdin(): Promise<string> {
   const bytes = await readLimited(process.stdin);
-  if (bytes.length > MAX_TEXT) throw new ScenarioErrors([fileProblem("-", "expected a scenario; got more than 1 MiB")]);
+  if (bytes.length > MAX_TEXT) throw new ScenarioErrors([fileProblem("-", "expected a scenario; got more than 8 MiB")]);
   const text = decode(bytes);
   if (text === undefined) throw new ScenarioErrors([encodingProblem("-", bytes)]);
   return text;

@@ -9,8 +9,8 @@ import { ScenarioError, ScenarioErrors } from "./problem.ts";
 import { scenarioShape } from "./schema.ts";
 import type { CgroupSpec, Expectations, MachineNeeds, Position, ProcessSpec, Scenario, Step } from "./types.ts";
 
-/** The largest file that is read, in characters: a scenario has a few hundred. */
-export const MAX_TEXT: number = 1024 * 1024;
+/** The largest file that is read, in characters: a scenario has a few hundred, what `helm template` prints some millions. */
+export const MAX_TEXT: number = 8 * 1024 * 1024;
 
 interface Source {
   file: string;
@@ -42,7 +42,7 @@ export function readText(
     scenarios: [],
     problems: [new ScenarioError({ file, line: null, column: null, path: "", what })],
   });
-  if (text.length > MAX_TEXT) return whole("expected a scenario; got a file of more than 1 MiB");
+  if (text.length > MAX_TEXT) return whole("expected a scenario; got a file of more than 8 MiB");
   // A byte order mark is allowed before YAML, and no part of it.
   const source: Source = {
     file,

@@ -185,7 +185,7 @@ describe("what is no scenario", () => {
       ["an unclosed quote", "name: 'abc\n"],
       ["an unclosed list", "name: [a\nprocesses: {}\n"],
       ["tabs as indentation", "processes:\n\thog: {}\n"],
-      ["a file of more than 1 MiB", `${process}#${"x".repeat(1024 * 1024)}`],
+      ["a file of more than 8 MiB", `${process}#${"x".repeat(8 * 1024 * 1024)}`],
       ["very deep nesting", `name: ${"[".repeat(20_000)}`],
     ];
     const told = texts.map(([what = "", text = ""]) =>
@@ -260,8 +260,8 @@ describe("what is no scenario", () => {
            hog: {}
           ^ indent with spaces
 
-      a file of more than 1 MiB:
-      x.yaml: expected a scenario; got a file of more than 1 MiB
+      a file of more than 8 MiB:
+      x.yaml: expected a scenario; got a file of more than 8 MiB
 
       very deep nesting:
       x.yaml:expected YAML: it is nested too deeply"

@@ -120,7 +120,7 @@ describe("what cannot be read", () => {
       "s/latin1.yaml": Buffer.from("name: caf\u00e9\n", "latin1"),
       "s/utf16.yaml": Buffer.from("\ufeffname: x\n", "utf16le"),
       "s/binary.yaml": Buffer.from([0x7f, 0x45, 0x4c, 0x46, 0]),
-      "s/huge.yaml": "#".repeat(1024 * 1024 + 1),
+      "s/huge.yaml": "#".repeat(8 * 1024 * 1024 + 1),
       "none/readme.md": "",
     });
     symlinkSync("nowhere", join(cwd, "s/dangling.yaml"));
@@ -143,7 +143,7 @@ describe("what cannot be read", () => {
         s/binary.yaml: expected a scenario; got a binary file
         s/dangling.yaml: no such file or folder
         s/empty.yaml: expected a scenario; got an empty file
-        s/huge.yaml: expected a scenario; got a file of more than 1 MiB
+        s/huge.yaml: expected a scenario; got a file of more than 8 MiB
         s/latin1.yaml:1:10: expected UTF-8; got the byte 0xe9
             save the file as UTF-8
         s/utf16.yaml: expected UTF-8; got UTF-16
@@ -164,7 +164,7 @@ describe("what cannot be read", () => {
   test("may be a pipe that never ends", async () => {
     expect(await refusal("/dev/zero")).toMatchInlineSnapshot(`
       "
-      /dev/zero: expected a scenario; got more than 1 MiB
+      /dev/zero: expected a scenario; got more than 8 MiB
       "
     `);
   });
