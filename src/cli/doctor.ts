@@ -4,7 +4,6 @@ import { OomlabError } from "../errors.ts";
 import {
   cacheFolder,
   cacheProblem,
-  containerFindings,
   hostMachine,
   knownAccelerator,
   kvmProblem,
@@ -52,12 +51,6 @@ function vm(): Finding {
     needed: false,
   };
 }
-
-const container = async (): Promise<Finding> => ({
-  name: "machine container",
-  ...(await containerFindings()),
-  needed: false,
-});
 
 /** Images, kernels and snapshots of VMs are kept. */
 function cache(): Finding {
@@ -167,6 +160,5 @@ async function host(): Promise<Finding[]> {
     },
     vm(),
     cache(),
-    await container(),
   ];
 }
