@@ -1,5 +1,7 @@
 // The records that the OOM killer prints, taken apart; and what their matchers share.
 
+import type { OomVictim } from "./types.ts";
+
 /** A record of the OOM killer. `prefix` is the message it starts with: whose memory ran out. */
 export type OomLine =
   | HeaderLine
@@ -66,23 +68,15 @@ export interface ChosenLine {
 
 export type OldConstraint = "global" | "cpuset" | "mempolicy";
 
-/** mm/oom_kill.c __oom_kill_process(). Sizes in bytes. */
-export interface KilledLine {
+/** mm/oom_kill.c __oom_kill_process(). Sizes in bytes; null where the line does not say. */
+export interface KilledLine extends Omit<OomVictim, "comm"> {
   type: "killed";
   prefix: OomPrefix | null;
   allocating: boolean;
   /** Up to 2.6.35 the message told the constraint. */
   told: OldConstraint | null;
-  pid: number;
   /** Null where the record does not name the process as the kernel does. */
   comm: string | null;
-  uid: number | null;
-  totalVm: number | null;
-  anonRss: number | null;
-  fileRss: number | null;
-  shmemRss: number | null;
-  pgtables: number | null;
-  oomScoreAdj: number | null;
   /** "whole": both ends fit; "bare": pid and comm only, as 2.6.32 printed it; "cut": ends inside a field; "garbled": nothing a kernel prints. */
   shape: "whole" | "bare" | "cut" | "garbled";
 }

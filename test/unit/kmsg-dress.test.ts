@@ -53,30 +53,20 @@ const files = ["field", "guest"].flatMap((folder) =>
 );
 const sources = files.map((file) => sourceOf(file)).filter(({ records }) => records.length > 0);
 
-/** What must be the same in every dress. */
-const essence = ({
-  kind,
-  constraint,
-  trigger,
-  oomMemcg,
-  taskMemcg,
-  group,
-  victim,
-  prefix,
-  tgid,
-  missing,
-}: OomKill) => ({
-  kind,
-  constraint,
-  trigger,
-  oomMemcg,
-  taskMemcg,
-  group,
-  victim,
-  prefix,
-  tgid,
-  missing,
-});
+/** What must be the same in every dress: all of a kill but where and when its records came. */
+const essence = (kill: OomKill): Partial<OomKill> => Object.fromEntries(same.map((key) => [key, kill[key]]));
+const same = [
+  "kind",
+  "constraint",
+  "trigger",
+  "oomMemcg",
+  "taskMemcg",
+  "group",
+  "victim",
+  "prefix",
+  "tgid",
+  "missing",
+] as const;
 
 const stamp = (record: KmsgRecord): string => ((record.timeUs ?? 0) / 1e6).toFixed(6).padStart(12);
 const all = (records: KmsgRecord[], render: (record: KmsgRecord, i: number) => string): string =>
@@ -92,8 +82,7 @@ const hung = (record: KmsgRecord, prefix: string): string =>
   `${prefix}${record.text.replaceAll("\n", `\n${" ".repeat(prefix.length)}`)}`;
 /** rsyslog's way with control characters. */
 const octal = (text: string): string =>
-  // oxlint-disable-next-line no-control-regex -- control characters are what is escaped
-  text.replaceAll(/[\u0000-\u001f]/g, (char) => `#${char.charCodeAt(0).toString(8).padStart(3, "0")}`);
+  Array.from(text, (char) => (char < " " ? `#${char.charCodeAt(0).toString(8).padStart(3, "0")}` : char)).join("");
 /** /dev/kmsg's way. */
 const hex = (text: string): string =>
   Array.from(new TextEncoder().encode(text), (byte) =>

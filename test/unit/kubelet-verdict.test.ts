@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import type { Eviction, RankedPod } from "../../src/kubernetes/eviction.ts";
-import type { Expectations } from "../../src/scenario/index.ts";
+import { type Expectations, parseScenarios } from "../../src/scenario/index.ts";
 import type { Plan, PlannedProcess } from "../../src/plan.ts";
 import type { RunEvent, RunEventBody } from "../../src/record.ts";
 import { judge, type Verdict } from "../../src/verdict.ts";
@@ -27,19 +27,8 @@ const process = (name: string, cgroup: string): PlannedProcess => ({
   waits: true,
 });
 
-const nothing: Expectations = {
-  oom: null,
-  limit: null,
-  victims: null,
-  survivors: null,
-  exit: [],
-  counters: [],
-  log: [],
-  trigger: null,
-  panic: null,
-  withinMs: null,
-  where: {},
-};
+/** What a scenario expects that states nothing. */
+const nothing = parseScenarios("processes: { p: { stress: { anon: 1Mi } } }", "test.yaml")[0]!.expect;
 
 const plan = (expectations: Partial<Expectations>): Plan => ({
   name: "a race",
