@@ -184,8 +184,8 @@ export class ManifestReader {
         this.#ignored.add(`metadata.${key}`);
     }
     const spec = at(top, "spec");
-    if (spec === undefined) return undefined0(top.tell(`${prefix}spec.containers: Required value`));
-    if (!spec.isMap) return undefined0(unmarshal(spec, "PodSpec", `${prefix}spec`, "v1.PodSpec"));
+    if (spec === undefined) return top.tell(`${prefix}spec.containers: Required value`);
+    if (!spec.isMap) return unmarshal(spec, "PodSpec", `${prefix}spec`, "v1.PodSpec");
     for (const { key, at: keyPlace } of spec.entries()) {
       if (!POD_FIELDS.has(key)) unknown(keyPlace, `${prefix}spec.${key}`, POD_FIELDS);
       else if (!READ_POD.has(key)) this.#ignored.add(`spec.${key}`);
@@ -515,13 +515,13 @@ function containerIds(status: Value | undefined): Map<string, string> {
 function readQuantity(place: Value): { text: string; parsed: Quantity } | undefined {
   const scalar = place.scalar();
   if (scalar === undefined || scalar.kind === "boolean" || scalar.kind === "nothing")
-    return undefined0(place.wrong(`quantities must be text or a number; got ${place.found}`, "such as 200Mi"));
+    return place.wrong(`quantities must be text or a number; got ${place.found}`, "such as 200Mi");
   const text =
     scalar.kind === "number" && /^[+-]?0x[0-9a-f]+$/i.test(scalar.text) ? String(Number(scalar.text)) : scalar.text;
   try {
     return { text, parsed: parseQuantity(text) };
   } catch (error) {
-    return undefined0(place.wrong((error as Error).message, nearQuantity(text)));
+    return place.wrong((error as Error).message, nearQuantity(text));
   }
 }
 
@@ -616,8 +616,8 @@ function unmarshal(place: Value, struct: string, path: string, type: string): un
   return place.tell(`json: cannot unmarshal ${found} into Go struct field ${struct}.${path} of type ${type}`);
 }
 
-const none = (_: undefined): [] => [];
-const undefined0 = (_: undefined): undefined => undefined;
+/** No Pods: what was wrong has been noted. */
+const none = (_noted: undefined): [] => [];
 
 /** 32 bits of FNV-1a. */
 function hash32(text: string, seed: number): number {

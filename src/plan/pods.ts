@@ -443,7 +443,7 @@ const kernelShare = (memory: number): number =>
   34 * mebibyte + Math.ceil(memory * 0.0171) + (memory > 3072 * mebibyte ? 64 * mebibyte : 0);
 
 /** MemTotal of a guest with so much memory. */
-export const memTotalOf = (memory: number): number => memory - kernelShare(memory);
+export const memTotalOf = (memory: number): number => Math.floor((memory - kernelShare(memory)) / 4096) * 4096;
 
 /** The memory of a guest that is to have a MemTotal: whole MiB. */
 export function memoryFor(memTotal: number): number {

@@ -304,3 +304,237 @@ describe("what a node's Pods have in common", () => {
     expect(limitOf(planned, "kubepods.slice")).not.toBe(kubepodsLimit);
   });
 });
+
+describe("MemoryQoS protects by its policy", () => {
+  const tiered = { kubelet: { featureGates: { MemoryQoS: true }, memoryReservationPolicy: "TieredReservation" } };
+  const files = (planned: Plan, cgroup: string): Record<string, string | undefined> => ({
+    min: fileOf(planned, cgroup, "memory.min"),
+    low: fileOf(planned, cgroup, "memory.low"),
+  });
+  const none = { min: undefined, low: undefined };
+  const low = (bytes: number): object => ({ min: undefined, low: String(bytes) });
+  const least = (bytes: number): object => ({ min: String(bytes), low: undefined });
+
+  test.each<[what: string, pod: object, containers: Record<string, object>]>([
+    ["1: the blog's", low(104857600), { a: low(104857600) }],
+    ["2: Guaranteed", least(1073741824), { a: least(1073741824) }],
+    ["3: nothing stated", none, { a: none }],
+    ["4: a limit alone is a request too", low(209715200), { a: low(209715200) }],
+    ["5: a request without a limit", low(2147483648), { a: low(2147483648) }],
+    ["6: one container without a limit leaves the Pod without one", low(134217728), { a: low(134217728), b: none }],
+    ["7: an init container larger than the app", low(1073741824), { app: low(268435456) }],
+    ["8: overhead is the Pod's alone", low(394264576), { a: low(268435456) }],
+    ["9: critical to the node", low(52428800), { a: low(52428800) }],
+    ["10: sizes that are no whole pages are written as they are", low(100000000), { a: low(100000000) }],
+    ["12: two containers, Guaranteed by their sums", least(805306368), {}],
+  ])("Pod %s", (what, pod, containers) => {
+    const planned = plan("B", worked.find((one) => one.what === what)!.spec, tiered);
+    expect(files(planned, "p")).toEqual(pod);
+    for (const [name, protection] of Object.entries(containers))
+      expect(files(planned, `p/${name}`)).toEqual(protection);
+  });
+
+  test("the tiers have the sums of their Pods", () => {
+    const planned = plan("B", worked[0]!.spec, tiered);
+    expect(files(planned, "kubepods.slice/kubepods-burstable.slice")).toEqual(low(104857600));
+    expect(files(planned, "kubepods.slice")).toEqual(least(104857600));
+  });
+
+  test("up to 1.35 memory.min follows requests, and memory.high of BestEffort is not written", () => {
+    const node = { kubeletVersion: "1.35", kubelet: { featureGates: { MemoryQoS: true } } };
+    expect(files(plan("B", worked[0]!.spec, node), "p/a")).toEqual(least(104857600));
+    expect(fileOf(plan("B", worked[0]!.spec, node), "p/a", "memory.high")).toBe("199229440");
+    expect(fileOf(plan("B", worked[2]!.spec, node), "p/a", "memory.high")).toBeUndefined();
+    expect(fileOf(plan("B", worked[5]!.spec, node), "p/b", "memory.high")).toBeUndefined();
+    // 0.8 of the limit, to whole pages.
+    const first = { kubeletVersion: "1.24", kubelet: { featureGates: { MemoryQoS: true } } };
+    expect(fileOf(plan("B", worked[0]!.spec, first), "p/a", "memory.high")).toBe("167772160");
+  });
+});
+
+describe("the rules beside the worked Pods", () => {
+  const scoreOf = (planned: Plan, name: string): number | null | undefined =>
+    planned.processes.find((process) => process.name === `p/${name}`)?.oomScoreAdj;
+  const qosOf = (spec: object, node: object = {}): string | undefined => plan("B", spec, node).pods?.pods[0]?.qos;
+
+  test("scores stay between 3 and 999", () => {
+    const score = (request: string): unknown =>
+      scoreOf(plan("B", { containers: [container("a", memory(request))] }), "a");
+    expect(score("8200Mi")).toBe(3);
+    expect(score("8Mi")).toBe(999);
+    expect(score("9Mi")).toBe(999);
+    expect(score("1Gi")).toBe(875);
+  });
+
+  test("a stated 0 is as good as nothing", () => {
+    const zero = { containers: [container("a", undefined, memory("0"))] };
+    expect(qosOf(zero)).toBe("BestEffort");
+    expect(limitOf(plan("B", zero), "p/a")).toBeUndefined();
+  });
+
+  test("memory alone never makes a Pod Guaranteed; an init container can keep it from being so", () => {
+    expect(qosOf({ containers: [container("a", memory("1Gi"), memory("1Gi"))] })).toBe("Burstable");
+    expect(qosOf({ initContainers: [container("i")], containers: [container("a", ...equal("1", "1Gi"))] })).toBe(
+      "Burstable",
+    );
+  });
+
+  test("from 1.27 on an init container without a limit leaves the Pod without one", () => {
+    const spec = {
+      initContainers: [container("i", memory("1Gi"))],
+      containers: [container("app", memory("256Mi"), memory("512Mi"))],
+    };
+    expect(limitOf(plan("B", spec), "p")).toBeUndefined();
+    expect(limitOf(plan("B", spec, { kubeletVersion: "1.26" }), "p")).toBe("536870912");
+  });
+
+  const sidecar = { ...container("side", memory("64Mi"), memory("128Mi")), restartPolicy: "Always" };
+
+  test("a sidecar adds to what comes after it, and is scored no higher than the container that asks least", () => {
+    const spec = {
+      initContainers: [sidecar, container("i", memory("1Gi"), memory("1Gi"))],
+      containers: [container("a", memory("256Mi"), memory("512Mi"))],
+    };
+    const planned = plan("B", spec);
+    // 128Mi + 1Gi beats 128Mi + 512Mi.
+    expect(limitOf(planned, "p")).toBe(String((128 + 1024) * 1048576));
+    // 64Mi of 8Gi are 7.8: 993; the app's 256Mi are 31.25: 969.
+    expect(scoreOf(planned, "side")).toBe(969);
+    const before = plan("B", spec, { kubeletVersion: "1.28" });
+    expect(limitOf(before, "p")).toBe("1073741824");
+    expect(scoreOf(before, "side")).toBe(993);
+  });
+
+  test("init containers run one after another, the sidecar beside them, the app behind them", () => {
+    const { processes } = plan("B", {
+      initContainers: [container("one"), sidecar, container("two")],
+      containers: [container("a")],
+    });
+    expect(processes.map(({ name, after, waits }) => [name, after, waits])).toEqual([
+      ["p/one", undefined, false],
+      ["p/side", ["p/one"], true],
+      ["p/two", ["p/one"], false],
+      ["p/a", ["p/one", "p/two"], true],
+    ]);
+  });
+
+  test("Pod-level resources replace the sums, limit containers without a limit, and share what is left of the request", () => {
+    const spec = {
+      resources: { requests: memory("1Gi"), limits: memory("2Gi") },
+      containers: [container("a", memory("256Mi"), memory("512Mi")), container("b")],
+    };
+    const planned = plan("B", spec);
+    expect(limitOf(planned, "p")).toBe("2147483648");
+    expect([limitOf(planned, "p/a"), limitOf(planned, "p/b")]).toEqual(["536870912", "2147483648"]);
+    // (1Gi - 256Mi) / 2 = 384Mi: 640Mi of 8Gi are 78.1, 384Mi are 46.9.
+    expect([scoreOf(planned, "a"), scoreOf(planned, "b")]).toEqual([922, 954]);
+    const gated = plan("B", spec, { kubeletVersion: "1.33" });
+    expect(limitOf(gated, "p")).toBeUndefined();
+    expect(qosOf({ resources: { limits: { cpu: "1", memory: "1Gi" } }, containers: [container("a")] })).toBe(
+      "Guaranteed",
+    );
+  });
+
+  test("limits and requests past 2^53 are exact, and cut at 2^63-1", () => {
+    const planned = plan("B", { containers: [container("a", memory("9007199254740993"), memory("100E"))] });
+    expect(limitOf(planned, "p/a")).toBe("9223372036854775807");
+    expect(planned.pods?.pods[0]).toMatchObject({ request: "9007199254740993", limit: "9223372036854775807" });
+    expect(() => JSON.stringify(planned)).not.toThrow();
+  });
+
+  test("containers' cgroups are named by runtime and driver", () => {
+    const spec = { containers: [container("a")] };
+    const name = (driver: string, runtime: string): string | undefined =>
+      pathOf(plan("B", spec, { runtime, kubelet: { cgroupDriver: driver } }), "p/a")
+        ?.replace(/.*\//, "")
+        .replace(/[0-9a-f]{64}/, "ID");
+    expect(["docker", "containerd", "cri-o"].map((runtime) => name("systemd", runtime))).toEqual([
+      "docker-ID.scope",
+      "cri-containerd-ID.scope",
+      "crio-ID.scope",
+    ]);
+    expect(["docker", "containerd", "cri-o"].map((runtime) => name("cgroupfs", runtime))).toEqual([
+      "ID",
+      "ID",
+      "crio-ID",
+    ]);
+  });
+
+  test("cgroupRoot is a parent", () => {
+    const spec = { containers: [container("a")] };
+    expect(pathOf(plan("A", spec, { kubelet: { cgroupRoot: "/pool" } }), "p")).toBe(
+      `/pool/kubepods/besteffort/pod${uid}`,
+    );
+    expect(pathOf(plan("B", spec, { kubelet: { cgroupRoot: "/pool" } }), "p")).toMatch(
+      /^\/pool\.slice\/pool-kubepods\.slice\/pool-kubepods-besteffort\.slice\/pool-kubepods-besteffort-pod11111111_/,
+    );
+  });
+
+  test("reservations are enforced on their own cgroups where they are named", () => {
+    const planned = plan(
+      "A",
+      { containers: [container("a")] },
+      {
+        kubelet: { enforceNodeAllocatable: ["pods", "system-reserved"], systemReservedCgroup: "/system" },
+      },
+    );
+    expect(limitOf(planned, "system")).toBe("268435456");
+  });
+
+  test("swap by version: the runtime's way before 1.28, then NoSwap", () => {
+    const spec = { containers: [container("a", undefined, memory("200Mi"))] };
+    const memsw = (version: string): string | undefined =>
+      fileOf(plan("A", spec, { kubeletVersion: version }), "p/a", "memory.memsw.limit_in_bytes");
+    expect(memsw("1.20")).toBe("419430400");
+    expect(memsw("1.25")).toBe("209715200");
+    expect(memsw("1.34")).toBe("209715200");
+    const onV2 = (version: string): string | undefined =>
+      fileOf(plan("B", spec, { kubeletVersion: version }), "p/a", "memory.swap.max");
+    expect([onV2("1.20"), onV2("1.27"), onV2("1.34")]).toEqual(["209715200", "0", "0"]);
+    expect(
+      fileOf(plan("B", { containers: [container("a")] }, { kubeletVersion: "1.27" }), "p/a", "memory.swap.max"),
+    ).toBeUndefined();
+  });
+
+  test("LimitedSwap leaves out who is not Burstable, critical, or asks for its limit", () => {
+    const swap = (spec: object): string | undefined =>
+      fileOf(
+        plan("B", spec, { swap: 4 * gibibyte, kubelet: { memorySwap: { swapBehavior: "LimitedSwap" } } }),
+        "p/a",
+        "memory.swap.max",
+      );
+    expect(swap({ containers: [container("a", ...equal("1", "1Gi"))] })).toBe("0");
+    expect(swap({ containers: [container("a")] })).toBe("0");
+    expect(swap({ containers: [container("a", memory("1Gi"), memory("1Gi"))] })).toBe("0");
+    expect(swap({ containers: [container("a", memory("1Gi"))], priorityClassName: "system-cluster-critical" })).toBe(
+      "0",
+    );
+    expect(swap({ containers: [container("a", memory("1Gi"), memory("2Gi"))] })).toBe("536870912");
+  });
+
+  test("huge pages that a Pod states are limited, its containers' each by their own", () => {
+    const pages = { "hugepages-2Mi": "4Mi", memory: "64Mi" };
+    const planned = plan("B", { containers: [container("a", undefined, pages), container("b", memory("1Mi"))] });
+    expect(fileOf(planned, "p", "hugetlb.2MB.max")).toBe("4194304");
+    expect([fileOf(planned, "p/a", "hugetlb.2MB.max"), fileOf(planned, "p/b", "hugetlb.2MB.max")]).toEqual([
+      "4194304",
+      "0",
+    ]);
+  });
+
+  test("volumes of medium Memory are cut to the Pod's limit, else to what the node may give", () => {
+    const volume = (spec: object, sizeLimit?: string): (string | null)[] =>
+      (
+        plan("B", {
+          ...spec,
+          volumes: [{ name: "v", emptyDir: { medium: "Memory", ...(sizeLimit ? { sizeLimit } : {}) } }],
+        }).pods?.volumes ?? []
+      )
+        .filter(({ name }) => name === "p/v")
+        .map(({ size }) => size);
+    const limited = { containers: [container("a", undefined, memory("128Mi"))] };
+    expect(volume(limited)).toEqual(["134217728"]);
+    expect(volume(limited, "1Gi")).toEqual(["134217728"]);
+    expect(volume({ containers: [container("a")] })).toEqual(["7679770624"]);
+  });
+});
