@@ -1,9 +1,10 @@
 # oomlab as an image: the command line, its native part and the scenarios; no compiler, no npm packages.
 #
 #   docker build -t oomlab .
-#   docker run --rm --privileged --cgroupns=host -v /sys/fs/cgroup:/sys/fs/cgroup -v /dev/kmsg:/dev/kmsg oomlab run
+#   docker run --rm --privileged oomlab                                # the blog's first case
+#   docker run --rm --privileged -v "$PWD:/work" -w /work oomlab run   # scenarios of one's own
 #
-# BASE is any Debian image with Node >= 20.19.
+# BASE is any Debian image with Node >= 20.19. With `--target full` the VM machine works inside too: QEMU and a kernel.
 ARG BASE=docker.io/library/node:22-bookworm-slim
 
 FROM ${BASE} AS build
@@ -20,15 +21,30 @@ RUN npm run build:native
 COPY src ./src
 RUN npm run build
 
-FROM ${BASE}
+FROM ${BASE} AS oomlab
 LABEL org.opencontainers.image.title="oomlab" \
       org.opencontainers.image.description="An OOM lab for Linux: make the memory limit, apply the pressure, prove which OOM kill followed." \
       org.opencontainers.image.licenses="MIT"
 WORKDIR /opt/oomlab
 COPY package.json LICENSE ./
-COPY --from=build /opt/oomlab/dist ./dist
+# The programs with their compiled code; not the library.
+COPY --from=build /opt/oomlab/dist/*.cjs /opt/oomlab/dist/*.cache ./dist/
 COPY --from=build /opt/oomlab/native/build/Release/oomlab.node /opt/oomlab/native/build/Release/stress ./native/build/Release/
 COPY scenarios ./scenarios
 RUN ln -s /opt/oomlab/dist/oomlab.cjs /usr/local/bin/oomlab
+# A container fetches and installs nothing for a VM; what it has is in the image.
+ENV OOMLAB_OFFLINE=1
 ENTRYPOINT ["oomlab"]
-CMD ["--help"]
+CMD ["run", "scenarios/blog/container-over-its-limit.yaml", "-g", "^a container (over|within) its limit$"]
+
+FROM oomlab AS full
+ENV XDG_CACHE_HOME=/var/cache
+# Running one scenario in a VM puts kernel and image into the cache, and proves that they work. No guest is saved: a
+# snapshot would weigh more than all the rest.
+RUN apt-get update \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends qemu-system-x86 erofs-utils \
+ && OOMLAB_OFFLINE= OOMLAB_SNAPSHOTS=off oomlab run --machine vm scenarios/blog/container-over-its-limit.yaml -g "^a container within its limit$" \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb
+
+# The default target is the small one.
+FROM oomlab

@@ -6,7 +6,14 @@ import { exitStatus, noteAttempts } from "./api/report.ts";
 import { type Streams, version } from "./api/streams.ts";
 import { MachineError } from "./errors.ts";
 import { printable } from "./kmsg/index.ts";
-import { hostMachine, type Machine, vmMachine, type VmMachine } from "./machine/index.ts";
+import {
+  containerMachine,
+  hostMachine,
+  type Machine,
+  scenarioFolders,
+  vmMachine,
+  type VmMachine,
+} from "./machine/index.ts";
 import { type Capabilities, type CgroupVersion, type MachineName, type Plan, planScenario, turnsOf } from "./plan.ts";
 import { recordSchemaVersion, type RunEvent, type RunEventBody, type Selection } from "./record.ts";
 import { announce, type Reporter, summarize } from "./report/index.ts";
@@ -61,8 +68,19 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
   }
   // Where nothing is run, the reports of the last time stay.
   const outputs = await openReporters(options.reporters, streams, info);
-  const host = hostMachine();
-  const caps = await host.probe();
+  const warn = (message: string): void => streams.stderr.write(`oomlab: ${message}\n`);
+  const detail = options.verbose ? warn : (): void => undefined;
+  const container =
+    options.machine === "container" && !options.dryRun
+      ? containerMachine(scenarioFolders(selected.map(({ file }) => file)), detail)
+      : null;
+  const host: Machine = container ?? hostMachine();
+  let noContainer: string | null = null;
+  const caps = await host.probe().catch((error: unknown) => {
+    if (container === null || !(error instanceof MachineError)) throw error;
+    noContainer = inWords(error);
+    return hostMachine().probe();
+  });
   const orNone = <T>(choices: T[]): (T | undefined)[] => (choices.length > 0 ? choices : [undefined]);
   const session = newRunId();
   // A plan shows all that is pressed in turn; a run is one of them.
@@ -78,8 +96,8 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
   const jobs = every
     .map((job, at): Job => ({ ...job, index: at + 1 }))
     .filter(({ scenario, place }) => mine(scenario, place));
-  const plan = ({ scenario, cgroup, kernel }: Job, now: Capabilities): Plan =>
-    planScenario(scenario, now, {
+  const plan = ({ scenario, cgroup, kernel }: Job, now: Capabilities): Plan => {
+    const planned = planScenario(scenario, now, {
       runId: newRunId(),
       machine: options.machine,
       allowHostOom: options.allowHostOom,
@@ -87,8 +105,9 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
       ...(kernel === undefined ? {} : { kernel }),
       ...(options.timeoutMs === undefined ? {} : { timeoutMs: options.timeoutMs }),
     });
+    return noContainer === null ? planned : { ...planned, skip: noContainer };
+  };
   let reportsLost = false;
-  const warn = (message: string): void => streams.stderr.write(`oomlab: ${message}\n`);
   const lose = (message: string): void => {
     reportsLost = true;
     warn(message);
@@ -107,7 +126,7 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
     announce(all, lose, (reporter) => reporter.onRunStart?.(info));
     const vm = vmMachine({
       say: warn,
-      detail: options.verbose ? warn : () => undefined,
+      detail,
       snapshots: process.env["OOMLAB_SNAPSHOTS"] !== "off",
     });
     const machines = { host, vm };
@@ -131,7 +150,8 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
       if (!job) return;
       const earlier: Verdict[] = [];
       for (let attempt = 0; ; attempt++) {
-        const now = index === 0 && attempt === 0 ? caps : await host.probe();
+        const first = index === 0 && attempt === 0;
+        const now = first || noContainer !== null ? caps : await host.probe();
         const planned = plan(job, { ...now, memAvailable: now.memAvailable - reserved });
         if (planned.machine === "vm" && planned.skip === null) planned.skip = lacks.get(job) ?? null;
         reserved += planned.demand ?? 0;
@@ -184,6 +204,7 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
     const status = exitStatus(summary, options.failOnSkipped);
     return (recordsLost || reportsLost) && status === 0 ? 3 : status;
   } finally {
+    await container?.close();
     outputs.close();
   }
 }
@@ -241,9 +262,11 @@ async function lacking(vm: VmMachine, plan: Plan): Promise<string | null> {
     return null;
   } catch (error) {
     if (!(error instanceof MachineError)) throw error;
-    return error.hint === undefined ? error.message : `${error.message}: ${error.hint}`;
+    return inWords(error);
   }
 }
+
+const inWords = ({ message, hint }: MachineError): string => (hint === undefined ? message : `${message}: ${hint}`);
 
 /** Runs one plan and judges its record, written as it happens. */
 async function runPlanned(

@@ -49,6 +49,8 @@ export interface Hierarchy {
   controllers: string[];
   /** v1: memory.memsw.* exists (swap is accounted). */
   memsw: boolean;
+  /** v2: oomlab alone stands in the directory, the root of a container's own namespace, and leaves it for a child. */
+  occupied?: boolean;
 }
 
 /** What one machine can do, as probed. Sizes in bytes. */
@@ -151,7 +153,7 @@ export interface Plan {
   timeoutMs: number;
   /** Memory it can take at most, in bytes; null: no limit holds it. Of a VM: what it takes of the host. */
   demand: number | null;
-  /** The guest it runs in; null on the host. */
+  /** The guest it runs in; null on the host and in a container. */
   vm: VmSpec | null;
   /** The kubelet that watches its Pods; absent or null: there are none. */
   kubelet?: PlannedKubelet | null;
@@ -530,18 +532,20 @@ function internalProcess(scenario: Scenario, enabling: Set<string>): string | nu
 }
 
 /**
- * Lays a scenario out. `host` is what this machine can do. On `auto` it runs here where that is safe and possible,
- * else in a VM. Never throws: what cannot run says so in `skip`.
+ * Lays a scenario out. `host` is what this machine can do, or the container that it runs in. On `auto` it runs here
+ * where that is safe and possible, else in a VM. Never throws: what cannot run says so in `skip`.
  */
 export function planScenario(scenario: Scenario, host: Capabilities, options: PlanOptions): Plan {
   const { machine } = options;
-  if (machine === "container" || machine === "kubernetes")
+  if (machine === "kubernetes")
     return {
       ...planOnHost(scenario, host, options).plan,
       machine,
       skip: `machine ${machine} is not part of this build`,
     };
   if (machine === "vm") return planInVm(scenario, host, options);
+  // The kernel under a container is the host's: what could drain the one drains the other.
+  if (machine === "container") return { ...planOnHost(scenario, host, options).plan, machine };
   const { plan: here, belongsInVm } = planOnHost(scenario, host, options);
   if (machine === "host" || here.skip === null) return here;
   const vm = planInVm(scenario, host, options);

@@ -139,6 +139,9 @@ class Judge {
   readonly #exits = new Map<string, EventOf<"process-exit">>();
   /** pid -> process, workers and children included. */
   readonly #pids = new Map<number, string>();
+  /** In a private pid namespace the kernel's log numbers processes otherwise than we do: its pids -> ours, where known. */
+  readonly #numbers = new Map<number, number>();
+  readonly #privatePids: boolean;
   /** The signals that we sent ourselves. */
   readonly #sent: EventOf<"kill">[] = [];
   readonly #final = new Map<string, EventOf<"counters">>();
@@ -164,6 +167,8 @@ class Judge {
     this.#events = events;
     this.#kmsg = eventsOf(events, "kmsg");
     for (const event of events) this.#index(event);
+    const capabilities = eventsOf(events, "machine")[0]?.capabilities ?? run.capabilities;
+    this.#privatePids = capabilities?.initPidNamespace === false;
     const gaps = eventsOf(events, "kmsg-lost").map(({ line }) => line);
     this.#whole = eventsOf(events, "end").length > 0;
     this.#evidence = { logComplete: gaps.length === 0 && this.#whole, gaps, suppressed: 0 };
@@ -356,6 +361,7 @@ class Judge {
     }));
     const scan = findOomKills(records);
     this.#evidence.suppressed = scan.suppressed;
+    if (this.#privatePids) this.#renumber(scan.kills);
     const kills: Kill[] = [];
     const foreign: Kill[] = [];
     const checks: Check[] = [];
@@ -388,7 +394,7 @@ class Judge {
         told.witnesses.push("counters");
         told.evidence = [...told.evidence, delta.line];
       }
-      const exit = process === null ? undefined : this.#exitOf(kill.victim.pid, process);
+      const exit = process === null ? undefined : this.#exitOf(this.#ourPid(kill.victim.pid), process);
       if (exit?.signal === "SIGKILL") {
         told.witnesses.push("exit");
         told.evidence = [...told.evidence, exit.line];
@@ -429,9 +435,9 @@ class Judge {
     // On v1 a process without limit is in the root itself, where the tree of Pods stands.
     if (kill.taskMemcg !== null && !(kill.taskMemcg === "/" && this.#plan.top.directory === "")) return false;
     // Without its `oom-kill:` line a kill is ours by pid, if that process was alive and was not seen to end otherwise.
-    const process = this.#pids.get(kill.victim.pid) ?? (kill.tgid === null ? undefined : this.#pids.get(kill.tgid));
+    const process = this.#byPid(kill);
     if (process === undefined) return false;
-    const exit = this.#exitOf(kill.victim.pid, process);
+    const exit = this.#exitOf(this.#ourPid(kill.victim.pid), process);
     return exit === undefined || exit.signal === "SIGKILL";
   }
 
@@ -445,7 +451,7 @@ class Judge {
   }
 
   #processOf(kill: OomKill): string | null {
-    const byPid = this.#pids.get(kill.victim.pid) ?? (kill.tgid === null ? undefined : this.#pids.get(kill.tgid));
+    const byPid = this.#byPid(kill);
     if (byPid !== undefined) return byPid;
     const cgroup = this.#accountOf(
       this.#scenarioCgroup(kill.taskMemcg) ?? "",
@@ -455,8 +461,67 @@ class Judge {
     return inside.length === 1 ? (inside[0]?.name ?? null) : null;
   }
 
+  #byPid({ victim, tgid }: OomKill): string | undefined {
+    const process = this.#pids.get(this.#ourPid(victim.pid) ?? -1);
+    return process ?? (tgid === null ? undefined : this.#pids.get(this.#ourPid(tgid) ?? -1));
+  }
+
+  /** A pid of the kernel's log as we know it; null: not known. */
+  #ourPid(pid: number): number | null {
+    return this.#privatePids ? (this.#numbers.get(pid) ?? null) : pid;
+  }
+
+  /**
+   * Gives victims our numbers: in a cgroup, the processes that a SIGKILL of somebody else ended, in their order. Where
+   * several processes are in it, only if as many ended so as the log tells: else it stays open who the victim is.
+   */
+  #renumber(kills: readonly OomKill[]): void {
+    const named = new Map(this.#plan.cgroups.map(({ name }) => [name, name]));
+    const victims = new Map<string, number[]>();
+    for (const { taskMemcg, victim } of kills) {
+      const inside = this.#scenarioCgroup(taskMemcg);
+      if (inside === null) continue;
+      const cgroup = this.#accountOf(inside, named);
+      victims.set(cgroup, [...(victims.get(cgroup) ?? []), victim.pid]);
+    }
+    const deaths = this.#unexplainedDeaths();
+    for (const [cgroup, pids] of victims) {
+      const inside = this.#plan.processes.filter((process) => this.#cgroupsOf(process).includes(cgroup));
+      const died = deaths.filter(({ process }) => inside.some(({ name }) => name === process));
+      if (inside.length > 1 && died.length !== pids.length) continue;
+      for (const [at, pid] of pids.entries()) {
+        const death = died[at];
+        if (death) this.#numbers.set(pid, death.pid);
+      }
+    }
+  }
+
+  /** Where a process was started, and where steps moved it. */
+  #cgroupsOf({ name, cgroup }: PlannedProcess): string[] {
+    const moves = this.#plan.steps.flatMap((step) =>
+      step.do === "move" && step.process === name ? [step.cgroup] : [],
+    );
+    return [cgroup ?? "", ...moves];
+  }
+
+  /** Processes and workers that a SIGKILL ended which we did not send, in order. */
+  #unexplainedDeaths(): { pid: number; process: string }[] {
+    const byUs = (pid: number): boolean => this.#sent.some((sent) => sent.pid === pid && sent.signal === "SIGKILL");
+    return this.#events
+      .flatMap((event) => {
+        if (event.type === "process-exit") return [{ pid: event.pid, process: event.process, signal: event.signal }];
+        if (event.type === "worker" && event.report.type === "child-end")
+          return [{ pid: event.report.child, process: event.process, signal: event.report.signal }];
+        return [];
+      })
+      .filter(({ pid, signal }) => signal === "SIGKILL" && !byUs(pid));
+  }
+
   /** How a victim ended: the process itself, or a worker that its leader reaped. */
-  #exitOf(pid: number, process: string): { signal: string | null; code: number | null; line: number } | undefined {
+  #exitOf(
+    pid: number | null,
+    process: string,
+  ): { signal: string | null; code: number | null; line: number } | undefined {
     const exit = this.#exits.get(process);
     if (exit?.pid === pid) return exit;
     for (const event of eventsOf(this.#events, "worker")) {
@@ -747,13 +812,9 @@ class Judge {
     const maybe = this.#plan.processes.filter(
       ({ name, forks }) => forks && (missing.includes(name) || expected.includes(name)),
     );
-    if (
-      surplus.length === 0 &&
-      strangers.length > 0 &&
-      maybe.length > 0 &&
-      missing.every((name) => maybe.some((process) => process.name === name))
-    )
-      status = "inconclusive";
+    const forked = maybe.length > 0 && missing.every((name) => maybe.some((process) => process.name === name));
+    // So may be one that has another number here than in the log.
+    if (surplus.length === 0 && strangers.length > 0 && (forked || this.#privatePids)) status = "inconclusive";
     return { name: "victims", expected, actual, status, evidence };
   }
 

@@ -12,6 +12,8 @@ export interface HierarchyProbe {
   cpusetDirectory: string | null;
   controllers: string[];
   memsw: boolean;
+  /** v2: this process alone stands in the directory, which passes controllers on only when it has left. */
+  occupied?: boolean;
 }
 
 /** How a child is put into a cgroup at its start: one of the two, see native.ts SpawnOptions. */

@@ -63,10 +63,13 @@ export function removeDirectory(path: string): boolean {
 /** pids listed in a cgroup.procs file; none where the cgroup is gone. */
 export function readProcs(path: string): number[] {
   try {
-    return readControl(path)
-      .split("\n")
-      .filter((line) => line !== "")
-      .map(Number);
+    return (
+      readControl(path)
+        .split("\n")
+        // 0: a process of another pid namespace, which has no number here (and as a target means our own group).
+        .filter((line) => line !== "" && line !== "0")
+        .map(Number)
+    );
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === "ENOENT" || code === "ENODEV") return [];

@@ -2,10 +2,10 @@
  * cgroups behind one interface: v1.ts and v2.ts, the root of the file tree injected, so that the same tests run
  * over a tree of plain files and over the kernel's own.
  */
-import { accessSync, constants, existsSync, readFileSync, readdirSync } from "node:fs";
+import { accessSync, constants, existsSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import type { CgroupDriver, HierarchyProbe } from "./driver.ts";
-import { readProcs } from "./files.ts";
+import { makeDirectory } from "./files.ts";
 import { driverV1 } from "./v1.ts";
 import { driverV2 } from "./v2.ts";
 
@@ -122,22 +122,40 @@ export function probeCgroups(root: string): CgroupProbe {
   return { hierarchies, memoryController, hybrid, problems };
 }
 
+/** Where this process goes when it must leave a directory that is to pass controllers on. No run's name. */
+const ownLeaf = "oomlab.self";
+
+/** Moves this process out of the way, into a child of the directory. It stays for as long as the container does. */
+export function leaveDirectory(directory: string): void {
+  const leaf = join(directory, ownLeaf);
+  makeDirectory(leaf);
+  writeFileSync(join(leaf, "cgroup.procs"), String(process.pid));
+}
+
 /**
  * The nearest cgroup at or above our own that may have children with the memory controller: the root, or one that
- * has it in cgroup.subtree_control, or that holds no process. (We never move a process that is not our child.)
+ * has it in cgroup.subtree_control, or that holds no process. Where a cgroup namespace ends with a cgroup that holds
+ * this process alone (a container whose program is oomlab) that is it, since we can leave it. (We never move a process
+ * that is neither our own nor our child.)
  */
-function homeOnV2(mount: Mount, path: string): { directory: string; path: string; controllers: string[] } | string {
+function homeOnV2(
+  mount: Mount,
+  path: string,
+): { directory: string; path: string; controllers: string[]; occupied?: true } | string {
   let own = ownCgroup(mount, path);
   for (;;) {
     const isRoot = !existsSync(join(own.directory, "cgroup.type"));
     const controllers = readOr(join(own.directory, "cgroup.controllers"), "").trim().split(" ");
     const enabled = readOr(join(own.directory, "cgroup.subtree_control"), "").trim().split(" ");
-    const free = isRoot || enabled.includes("memory") || readProcs(join(own.directory, "cgroup.procs")).length === 0;
+    const free = isRoot || enabled.includes("memory") || readOr(join(own.directory, "cgroup.procs"), "") === "";
     if (free && controllers.includes("memory")) {
       const problem = unwritable(own.directory);
       return problem ?? { ...own, controllers };
     }
     if (!own.directory.startsWith(`${mount.point}/`)) {
+      const alone = readOr(join(own.directory, "cgroup.procs"), "").trim() === String(process.pid);
+      if (alone && controllers.includes("memory") && unwritable(own.directory) === null)
+        return { ...own, controllers, occupied: true };
       return `the cgroup ${own.directory} holds processes and does not pass the memory controller on: start oomlab where the whole cgroup tree is visible (a container: --cgroupns=host), or in a cgroup delegated to it (systemd-run --scope -p Delegate=yes)`;
     }
     own = { directory: dirname(own.directory), path: own.path.slice(0, own.path.lastIndexOf("/")) };

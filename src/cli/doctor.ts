@@ -4,6 +4,7 @@ import { OomlabError } from "../errors.ts";
 import {
   cacheFolder,
   cacheProblem,
+  containerFindings,
   hostMachine,
   knownAccelerator,
   kvmProblem,
@@ -51,6 +52,12 @@ function vm(): Finding {
     needed: false,
   };
 }
+
+const container = async (): Promise<Finding> => ({
+  name: "machine container",
+  ...(await containerFindings()),
+  needed: false,
+});
 
 /** Images, kernels and snapshots of VMs are kept. */
 function cache(): Finding {
@@ -160,5 +167,6 @@ async function host(): Promise<Finding[]> {
     },
     vm(),
     cache(),
+    await container(),
   ];
 }

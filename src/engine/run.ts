@@ -9,6 +9,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import {
   type CgroupDriver,
   type Counters,
+  leaveDirectory,
   makeDirectory,
   namedDriver,
   openCgroups,
@@ -199,6 +200,7 @@ class Run {
     const top = this.#top;
     if (!cgroupMagic.has(this.#addon.fsMagic(directory)))
       throw new MachineError("NO_CGROUP", `${directory} is on no cgroup filesystem`);
+    if (hierarchy.occupied) leaveDirectory(directory);
     if (this.#caps.systemd) {
       const { delegatedScope } = await import("./delegate.ts");
       this.#scope = await delegatedScope(this.#addon, this.#plan.top.name, this.#plan.cgroupVersion, hierarchy.mount);

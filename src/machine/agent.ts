@@ -1,4 +1,7 @@
-/** The agent's protocol, both ends: NDJSON over one duplex channel. The guest greets, is prepared, gets a plan, streams its events. */
+/**
+ * The agent's protocol, both ends: NDJSON over one duplex channel. A guest greets, is prepared, gets a plan, streams its
+ * events. In a container, whose channel is standard input and output, it is asked what it can do, then given plans.
+ */
 import type { Capabilities, CgroupVersion, Plan, VmSpec } from "../plan.ts";
 import type { RunEventBody } from "../record.ts";
 
@@ -6,6 +9,8 @@ import type { RunEventBody } from "../record.ts";
 export type Order =
   /** Becomes the machine that plans of this shape run on; `rehearsal`: is run first and told to nobody, for a snapshot. */
   | { type: "prepare"; vm: VmSpec; cgroupVersion: CgroupVersion; rehearsal: Plan | null }
+  /** Asks what a container can do: its plans are made from that. */
+  | { type: "probe" }
   | {
       type: "run";
       plan: Plan;
@@ -19,12 +24,13 @@ export type Answer =
   | { type: "hello"; protocol: number }
   /** Waits for its plan: what a snapshot holds. */
   | { type: "prepared" }
+  | { type: "capabilities"; capabilities: Capabilities }
   | { type: "ready"; capabilities: Capabilities }
   | { type: "event"; event: RunEventBody }
-  /** Everything has been said. */
+  /** Everything has been said of a plan. */
   | { type: "done" };
 
-export const agentProtocol = 2;
+export const agentProtocol = 3;
 
 export const encode = (message: Order | Answer): string => `${JSON.stringify(message)}\n`;
 

@@ -64,11 +64,11 @@ export function dropEntry(name: string): void {
   rmSync(join(cacheFolder(), name), { recursive: true, force: true });
 }
 
-/** A note beside the entries: what was found out, for as long as the state it was found in holds. */
-export function recall(name: string, state: string): string | null {
+/** A note beside the entries: what was found out, for as long as the state it was found in holds (null: whatever it is). */
+export function recall(name: string, state: string | null): string | null {
   try {
     const note = JSON.parse(readFileSync(join(cacheFolder(), `${name}.note`), "utf8")) as Note;
-    return note.state === state ? note.value : null;
+    return state === null || note.state === state ? note.value : null;
   } catch {
     return null;
   }

@@ -1,4 +1,4 @@
-/** The agent: the engine's end of the channel, inside a machine that oomlab made for one plan. */
+/** The agent: the engine's end of the channel, inside a machine that oomlab made. */
 import { execFileSync } from "node:child_process";
 import {
   closeSync,
@@ -19,6 +19,7 @@ import { runPlan } from "../engine/run.ts";
 import { loadAddon } from "../native.ts";
 import type { CgroupVersion, Plan, VmSpec } from "../plan.ts";
 import { agentProtocol, type Answer, decode, encode, lineSplitter, type Order } from "./agent.ts";
+import { hostMachine } from "./host.ts";
 
 /** The machine cannot do what the plan needs: a skip, no error. */
 class Unmet extends Error {}
@@ -92,6 +93,59 @@ export async function serve(channel: string): Promise<void> {
   }
   answer({ type: "done" });
   closeSync(fd);
+}
+
+/**
+ * Serves standard input and output, in a container: asked what it can do and given plans until its input ends, or a
+ * signal comes. A run that is under way then ends in order: nothing of it is left.
+ */
+export async function serveStreams(): Promise<void> {
+  const host = hostMachine();
+  const orders: Order[] = [];
+  let wake = (): void => undefined;
+  let run: AbortController | null = null;
+  let over: string | null = null;
+  const leave = (reason: string): void => {
+    over ??= reason;
+    run?.abort(over);
+    wake();
+  };
+  const answer = (message: Answer): void => {
+    if (over !== null) return;
+    try {
+      writeAll(1, encode(message));
+    } catch (error) {
+      leave(`its channel cannot be written: ${(error as NodeJS.ErrnoException).code}`);
+    }
+  };
+  const lines = lineSplitter((line) => {
+    const message = decode(line) as Order | null;
+    if (message === null) return;
+    if (message.type === "interrupt") run?.abort(message.reason);
+    else orders.push(message);
+    wake();
+  });
+  process.stdin.setEncoding("utf8");
+  process.stdin.on("data", (text: string) => lines.push(text));
+  for (const event of ["end", "close", "error"]) process.stdin.on(event, () => leave("its oomlab has ended"));
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => leave(signal));
+  answer({ type: "hello", protocol: agentProtocol });
+  while (over === null) {
+    const order = orders.shift();
+    if (order === undefined)
+      await new Promise<void>((resolve) => {
+        wake = resolve;
+      });
+    else if (order.type === "probe") answer({ type: "capabilities", capabilities: await host.probe() });
+    else if (order.type === "run") {
+      run = new AbortController();
+      const caps = await host.probe();
+      answer({ type: "ready", capabilities: caps });
+      await host.run(order.plan, caps, (event) => answer({ type: "event", event }), run.signal);
+      run = null;
+      answer({ type: "done" });
+    }
+  }
 }
 
 /**

@@ -6,10 +6,11 @@ export interface Machine {
   readonly name: MachineName;
   /** What it can do now; memory that is free changes from scenario to scenario. */
   probe(): Promise<Capabilities>;
-  /** Runs a plan; each event is emitted as it happens. Resolves when nothing of it is left. */
+  /** Runs a plan, made from what `probe` found; each event is emitted as it happens. Resolves when nothing of it is left. */
   run(plan: Plan, caps: Capabilities, emit: (event: RunEventBody) => void, signal: AbortSignal): Promise<void>;
 }
 
+export { cleanContainers, containerFindings, containerMachine, scenarioFolders } from "./container.ts";
 export { hostMachine } from "./host.ts";
 export { openKernelLog } from "../engine/evidence.ts";
 export { knownAccelerator, kvmProblem } from "./accel.ts";

@@ -18,7 +18,16 @@ import { createHash } from "node:crypto";
 import { basename, dirname, join } from "node:path";
 import { MachineError } from "../errors.ts";
 import { cached, cachedEntry, recall, remember } from "./cache.ts";
-import { type Archive, execute, otherSuite, ownArchive, type PackageInfo, type Say, which } from "./packages.ts";
+import {
+  type Archive,
+  execute,
+  isOffline,
+  otherSuite,
+  ownArchive,
+  type PackageInfo,
+  type Say,
+  which,
+} from "./packages.ts";
 
 export interface GuestKernel {
   release: string;
@@ -50,7 +59,7 @@ export async function guestKernel(wanted: string | null, say: Say): Promise<Gues
 async function packagedKernel(wanted: string | null, say: Say): Promise<string> {
   // Asking apt takes a second: what it said holds until its lists change.
   const note = `kernel-${wanted ?? "default"}`;
-  const known = cachedEntry(recall(note, listsState()) ?? "");
+  const known = cachedEntry(recall(note, isOffline() ? null : listsState()) ?? "");
   if (known !== null) return known;
   const { from, packages } = await resolve(wanted, say);
   const [image] = packages;

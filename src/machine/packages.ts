@@ -57,6 +57,9 @@ export function which(name: string): string | undefined {
   return undefined;
 }
 
+/** Nothing is fetched or installed: in an image what a VM needs is there from its making, or not at all. */
+export const isOffline = (): boolean => !["", "0", "off"].includes(process.env["OOMLAB_OFFLINE"] ?? "");
+
 /** Programs the VM needs -> the Debian package of each. */
 const programs: Record<string, string> = {
   "qemu-system-x86_64": "qemu-system-x86",
@@ -70,6 +73,10 @@ export const missingPrograms = (): string[] => Object.keys(programs).filter((nam
 export async function ensurePrograms(say: Say): Promise<void> {
   const missing = missingPrograms();
   if (missing.length === 0) return;
+  if (isOffline())
+    throw new MachineError("VM_PROGRAMS", `the VM needs ${missing.join(" and ")}`, {
+      hint: "in an image of oomlab: build its target full; else unset OOMLAB_OFFLINE, which forbids installing",
+    });
   const packages = missing.map((name) => programs[name] ?? name);
   const line = `apt-get install -y --no-install-recommends ${packages.join(" ")}`;
   if (which("apt-get") === undefined)
@@ -136,6 +143,14 @@ const noApt = (): MachineError =>
 
 /** The archive as this machine's own sources have it. */
 export async function ownArchive(say: Say): Promise<Archive> {
+  if (isOffline())
+    throw new MachineError(
+      "NO_PACKAGES",
+      "what the VM is made of is not in the cache, and OOMLAB_OFFLINE forbids fetching it",
+      {
+        hint: "unset OOMLAB_OFFLINE, or name a kernel of your own with --kernel PATH",
+      },
+    );
   if (which("apt-get") === undefined || which("dpkg-deb") === undefined) throw noApt();
   await ensureLists(say);
   return archive([], say);

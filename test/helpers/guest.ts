@@ -5,7 +5,7 @@ import { build, type Plugin } from "esbuild";
 import { execa } from "execa";
 import { oomlabFiles, programImage } from "../../src/machine/image.ts";
 import { guestKernel } from "../../src/machine/kernel.ts";
-import { ensurePrograms } from "../../src/machine/packages.ts";
+import { ensurePrograms, which } from "../../src/machine/packages.ts";
 import { type Qemu, type QemuParts, startQemu } from "../../src/machine/qemu.ts";
 import { type CgroupVersion, planScenario, type VmSpec } from "../../src/plan.ts";
 import { parseScenarios } from "../../src/scenario/index.ts";
@@ -96,6 +96,8 @@ export class GuestTests {
     const files = new Map([
       ...oomlabFiles(/./),
       ["test/guest.cjs", this.#program] as const,
+      // Busybox's own knows no cgroup namespaces.
+      ["test/unshare", which("unshare") ?? "/usr/bin/unshare"] as const,
       ...filesBelow("scenarios"),
     ]);
     const image = await programImage("tests", files, "test/guest.cjs run", say);

@@ -24,6 +24,7 @@ const drivers: Record<string, RegExp> = {
 };
 const engine: Record<string, RegExp> = {
   ...drivers,
+  "test/integration/namespace.test.ts": /./,
   "test/e2e/run.test.ts":
     /JSON report|evidence that a check cites|is judged right|forked|workers that hold|pass on the host/,
 };

@@ -250,6 +250,21 @@ describe("probing", () => {
     expect(problems[2]).toMatch(/--cgroupns=host/);
   });
 
+  test("takes a container's root cgroup that this process alone is in, which it can leave", () => {
+    files({
+      "proc/self/mountinfo": "29 20 0:25 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+      "proc/self/cgroup": "0::/\n",
+      "sys/fs/cgroup/cgroup.type": "domain\n",
+      "sys/fs/cgroup/cgroup.controllers": "memory\n",
+      "sys/fs/cgroup/cgroup.subtree_control": "\n",
+      "sys/fs/cgroup/cgroup.procs": `${process.pid}\n`,
+    });
+    expect(probeCgroups(tree)).toMatchObject({
+      hierarchies: [{ version: 2, directory: join(tree, "sys/fs/cgroup"), path: "", occupied: true }],
+      problems: { 1: expect.any(String) },
+    });
+  });
+
   test("a container's mount of a part of the hierarchy keeps the kernel's own path", () => {
     files({
       "proc/self/mountinfo": v1Mount.replace(" / /sys", " /docker/0123 /sys"),

@@ -350,6 +350,76 @@ describe("ends", () => {
   });
 });
 
+describe("a private pid namespace, whose numbers are not the kernel log's", () => {
+  const victim = real.find((event) => event.type === "process-start")?.pid ?? 0;
+
+  /** The hog is 17 here; `beside` is one more process in its cgroup, with the number that the log gives the hog. */
+  const inContainer = (beside: { signal: string | null } | null): RunEvent[] => {
+    const events = changed((event) => {
+      switch (event.type) {
+        case "run": {
+          if (event.capabilities) event.capabilities.initPidNamespace = false;
+          const [hog] = event.plan.processes;
+          if (hog && beside) event.plan.processes.push({ ...hog, name: "other", bytes: null, program: "command" });
+          return event;
+        }
+        case "process-start":
+        case "process-exit":
+          return { ...event, pid: 17 };
+        case "worker":
+          return { ...event, report: { ...event.report, pid: 17 } };
+        default:
+          return event;
+      }
+    });
+    if (!beside) return events;
+    const start = events.findIndex(({ type }) => type === "process-start");
+    const { line, t } = events[start] as RunEvent;
+    const other = { line, t, process: "other", pid: victim };
+    const exit = {
+      ...other,
+      type: "process-exit",
+      code: beside.signal === null ? 0 : null,
+      signal: beside.signal,
+      coreDumped: false,
+      userUs: 0,
+      systemUs: 0,
+    } as RunEvent;
+    const settle = events.findIndex((event) => event.type === "phase" && event.phase === "settle");
+    return [
+      ...events.slice(0, start),
+      { ...other, type: "process-start", cgroup: "pod/app" },
+      ...events.slice(start, settle),
+      exit,
+      ...events.slice(settle),
+    ];
+  };
+
+  test("the victim is ours by its cgroup, and its end is a witness", () => {
+    const verdict = judge(inContainer(null));
+    expect(verdict).toMatchObject({
+      status: "passed",
+      observed: {
+        kills: [{ process: "hog", victim: { pid: victim }, witnesses: ["kmsg", "counters", "exit"] }],
+        foreignKills: [],
+      },
+    });
+  });
+
+  test("of two processes in the cgroup the victim is the one that a SIGKILL ended, whatever number the other has", () => {
+    expect(judge(inContainer({ signal: null }))).toMatchObject({
+      status: "passed",
+      observed: { kills: [{ process: "hog", witnesses: ["kmsg", "counters", "exit"] }] },
+    });
+  });
+
+  test("which of two that ended so was the victim stays open", () => {
+    const verdict = judge(inContainer({ signal: "SIGKILL" }));
+    expect(verdict).toMatchObject({ status: "inconclusive", observed: { kills: [{ process: null }] } });
+    expect(check(verdict, "victims")?.status).toBe("inconclusive");
+  });
+});
+
 describe("records", () => {
   const text = readFileSync(file, "utf8");
 
