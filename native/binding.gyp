@@ -5,6 +5,8 @@
   'variables': {
     # musl makes the worker a quarter of glibc's size; empty where it is not installed.
     'musl_specs%': '<!(ls /usr/lib/$(uname -m)-linux-musl/musl-gcc.specs 2>/dev/null || true)',
+    # 1: the addon carries libstdc++ in itself and loads on glibc and musl alike (scripts/prebuilds.mjs).
+    'portable%': 0,
     'oomlab_version': '<!(node -p "require(\'../package.json\').version")',
   },
   'target_defaults': {
@@ -26,6 +28,15 @@
       'sources': ['addon.cc', 'base.cc', 'memory.cc', 'spawn.cc'],
       'dependencies': ['<!(node -p "require(\'node-addon-api\').targets"):node_addon_api_except'],
       'defines': ['NAPI_VERSION=9'],
+      'conditions': [
+        ['portable==1', {
+          'sources': ['portable.cc'],
+          'cflags': ['-ffunction-sections', '-fdata-sections'],
+          'ldflags': ['-nodefaultlibs', '-Wl,--gc-sections', '-Wl,--exclude-libs,ALL', '-s'],
+          # Not -lc: its linker script names glibc's loader, which musl has not. musl takes libc.so.6 for itself.
+          'libraries': ['-l:libstdc++.a', '-lgcc_s', '-lgcc', '-l:libc.so.6', '-l:libc_nonshared.a'],
+        }],
+      ],
     },
     {
       'target_name': 'stress',

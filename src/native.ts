@@ -139,13 +139,17 @@ function find(name: string): string | undefined {
   return candidates.map((url) => fileURLToPath(url)).find((path) => existsSync(path));
 }
 
+/** How to compile: a checkout sets itself up, an installed package has its sources and npm's node-gyp. */
+const howToBuild = (): string =>
+  existsSync(new URL("scripts/setup.mjs", root))
+    ? "run `npm run setup` in the oomlab folder (it needs Linux, a C++ compiler, make and python3)"
+    : `run \`npm run build:native\` in ${fileURLToPath(root)} (it needs Linux, a C++ compiler, make and python3)`;
+
 const missing = (what: string): MachineError =>
   new MachineError(
     "NATIVE_MISSING",
     `the native part is not built: no ${what} in ${fileURLToPath(new URL("native/build/Release", root))}`,
-    {
-      hint: "run `npm run setup` in the oomlab folder (it needs Linux, a C++ compiler, make and python3)",
-    },
+    { hint: howToBuild() },
   );
 
 let addon: Addon | undefined;
@@ -159,7 +163,7 @@ export function loadAddon(): Addon {
   } catch (cause) {
     throw new MachineError("NATIVE_BROKEN", `the native addon ${path} does not load: ${(cause as Error).message}`, {
       cause,
-      hint: "run `npm run setup` again",
+      hint: howToBuild(),
     });
   }
   return addon;
