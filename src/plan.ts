@@ -606,7 +606,8 @@ function planInVm(given: Scenario, host: Capabilities, options: PlanOptions): Pl
     return { scenario: laid?.scenario ?? sized, laid, machine };
   };
   const least = vmMemory(sized, 0);
-  const first = on(least).scenario;
+  const onLeast = on(least);
+  const first = onLeast.scenario;
   // What has no limit above it is meant for the guest's own limit, so it makes the guest no bigger.
   const limited = first.processes.filter(({ cgroup }) => Number.isFinite(effectiveLimit(first, cgroup)));
   const base = vmCapabilities(vmSpec(first, least, options.kernel, hybrid, null), version);
@@ -617,7 +618,7 @@ function planInVm(given: Scenario, host: Capabilities, options: PlanOptions): Pl
       limited.map((spec) => planProcess(spec, first, base)),
     ),
   );
-  const { scenario, laid, machine } = on(memory);
+  const { scenario, laid, machine } = memory === least ? onLeast : on(memory);
   const spec = vmSpec(scenario, memory, options.kernel, hybrid, scratchSize(scenario, memory));
   const plan = layOut(scenario, vmCapabilities(spec, version), version, options, laid, machine);
   const demand = vmDemand(memory);

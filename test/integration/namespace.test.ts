@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, mkdtempSync, rmdirSync, rmSync, writeFileSync } 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { execa } from "execa";
-import { afterAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { probeCgroups } from "../../src/cgroup/index.ts";
 import { bin, root } from "../helpers/cli.ts";
 import { needs } from "../helpers/needs.ts";
@@ -16,9 +16,6 @@ const able = needs({
   unshare: unshare !== undefined,
 });
 
-const folder = mkdtempSync(join(tmpdir(), "oomlab-test-namespace-"));
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
-
 const scenario = (name: string): string => `name: ${name}
 cgroups: { app: { memory.max: 32Mi, memory.swap.max: 0 } }
 processes: { hog: { cgroup: app, stress: { anon: 64Mi } } }
@@ -30,11 +27,12 @@ test(
   able,
   async () => {
     const box = join(mount ?? "", "oomlab.box");
+    const folder = mkdtempSync(join(tmpdir(), "oomlab-test-namespace-"));
     const file = join(folder, "over.yaml");
     writeFileSync(file, `${scenario("first")}---\n${scenario("second")}`);
-    writeFileSync(join(mount ?? "", "cgroup.subtree_control"), "+memory");
-    mkdirSync(box);
     try {
+      writeFileSync(join(mount ?? "", "cgroup.subtree_control"), "+memory");
+      mkdirSync(box);
       const inside = 'umount /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec "$@"';
       const { stdout, stderr } = await execa(
         "sh",
@@ -74,6 +72,7 @@ test(
       });
     } finally {
       for (const path of [join(box, "oomlab.self"), box]) if (existsSync(path)) rmdirSync(path);
+      rmSync(folder, { recursive: true });
     }
   },
 );
