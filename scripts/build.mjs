@@ -3,9 +3,9 @@
  *
  *   *.js, *.d.ts     the library (tsc)
  *   cli-HASH.cjs     the command line with its packages, one file
- *   cli-HASH.cache   V8's compiled code of it
+ *   cli-HASH-NODE-ARCH.cache   V8's compiled code of it, as this Node makes it
  *   oomlab.cjs       the launcher: loads the two above
- *   agent.cjs        the same for the program of a guest: agent-HASH.cjs, agent-HASH.cache
+ *   agent.cjs        the same for the program of a guest: agent-HASH.cjs (its compiled code is made with the guest's image)
  *   workload.cjs     the program of the `node` workload
  *
  * A launcher is written last and names its bundle by content, so a build under way never breaks a command that starts.
@@ -124,9 +124,13 @@ for (const [entry, kind, program] of /** @type {const} */ ([
     );
   const name = `${kind}-${createHash("sha256").update(text).digest("hex").slice(0, 12)}`;
   place(`${name}.cjs`, text);
-  node(join(root, "scripts/codecache.cjs"), join(dist, `${name}.cjs`), join(dist, `${name}.cache`));
+  kept.add(`${name}.cjs`);
+  if (kind === "cli") {
+    const cache = `${name}-${process.version}-${process.arch}.cache`;
+    node(join(root, "scripts/codecache.cjs"), join(dist, `${name}.cjs`), join(dist, cache));
+    kept.add(cache);
+  }
   place(program, launcher.replaceAll("@VERSION@", version).replaceAll("@BUNDLE@", name), 0o755);
-  kept.add(`${name}.cjs`).add(`${name}.cache`);
 }
 
 // What an earlier build left of sources that are gone.

@@ -1,18 +1,13 @@
 "use strict";
-// node scripts/codecache.cjs BUNDLE CACHE: V8's compiled code of the bundle. Of the command line it is taken after a
-// warm-up, so that the functions every start runs are in it; of a guest's agent, which is small, all functions are.
+// node scripts/codecache.cjs BUNDLE CACHE: V8's compiled code of the command line, taken after a warm-up, so that the
+// functions every start runs are in it.
 const fs = require("node:fs");
 const os = require("node:os");
 const path = require("node:path");
-const v8 = require("node:v8");
 const vm = require("node:vm");
 
 const [filename = "", cache = ""] = process.argv.slice(2);
-const isAgent = path.basename(filename).startsWith("agent-");
-if (isAgent) v8.setFlagsFromString("--no-lazy");
 const script = new vm.Script(fs.readFileSync(filename, "latin1"), { filename });
-// Flags are part of what a cache must agree with.
-if (isAgent) v8.setFlagsFromString("--lazy");
 /** @type {{ exports: { main?: (argv: string[]) => Promise<number> } }} */
 const cli = { exports: {} };
 script.runInThisContext()(cli.exports, require, cli, filename, path.dirname(filename));
@@ -49,7 +44,7 @@ async function warmUp() {
   }
 }
 
-(isAgent ? Promise.resolve() : warmUp())
+warmUp()
   .catch((error) => console.error(`warning: no warm-up: ${error.message}: oomlab will start slower`))
   .finally(() => {
     fs.writeFileSync(`${cache}.${process.pid}`, script.createCachedData());

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 "use strict";
-// Starts the command line: the bundle beside this file, with V8's compiled code of it where this Node takes it.
+// Starts the command line: the bundle beside this file, with V8's compiled code of it where it is this very Node's:
+// V8 takes another release's too where its own version is the same, and crashes.
 const fs = require("node:fs");
 const only = process.argv.length === 3 ? process.argv[2] : undefined;
 if (only === "--version" || only === "-V") {
@@ -9,7 +10,7 @@ if (only === "--version" || only === "-V") {
   const filename = `${__dirname}/@BUNDLE@.cjs`;
   let cachedData;
   try {
-    cachedData = fs.readFileSync(`${__dirname}/@BUNDLE@.cache`);
+    cachedData = fs.readFileSync(`${__dirname}/@BUNDLE@-${process.version}-${process.arch}.cache`);
   } catch {
     // Slower, not wrong.
   }

@@ -14,6 +14,8 @@ import {
 } from "node:fs";
 import { basename, dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
+import { setFlagsFromString } from "node:v8";
+import { Script } from "node:vm";
 import { MachineError } from "../errors.ts";
 import { addonPath, stressPath } from "../native.ts";
 import { cached, recall, remember } from "./cache.ts";
@@ -21,7 +23,10 @@ import { busybox } from "./kernel.ts";
 import { execute, type Say } from "./packages.ts";
 
 /** Bump it when what is in the image changes. */
-const layout = 6;
+const layout = 8;
+
+/** Node's place in the guest, on its PATH: where it stands on the host may be hidden there, below /tmp say. */
+const nodeInGuest = "/usr/local/bin/node";
 
 /** oomlab as built: the folder that holds dist/. */
 function builtFolder(): string {
@@ -39,7 +44,7 @@ export function oomlabFiles(programs: RegExp): Map<string, string> {
   const root = builtFolder();
   const files = new Map<string, string>([["package.json", join(root, "package.json")]]);
   for (const name of readdirSync(join(root, "dist")))
-    if (programs.test(name) && /\.(cjs|cache)$/.test(name)) files.set(`dist/${name}`, join(root, "dist", name));
+    if (programs.test(name) && name.endsWith(".cjs")) files.set(`dist/${name}`, join(root, "dist", name));
   for (const path of [addonPath(), stressPath()]) files.set(`native/build/Release/${basename(path)}`, path);
   return files;
 }
@@ -68,17 +73,36 @@ export async function programImage(
     const root = join(target, "root");
     for (const path of ["bin", "sbin", "dev", "proc", "sys", "run", "tmp", "var/tmp", "etc", "root"])
       mkdirSync(join(root, path), { recursive: true });
-    place(root, process.execPath, node);
-    for (const library of libraries) place(root, library, realpathSync(library));
-    for (const [name, path] of files) place(root, `/oomlab/${name}`, path);
+    place(root, nodeInGuest, node);
+    for (const library of libraries) {
+      // Where the loader looks, whatever run path Node's own place gave it.
+      const path = /^(?:\/usr)?\/lib/.test(library) ? library : join("/usr/lib", basename(library));
+      place(root, path, realpathSync(library));
+    }
+    for (const [name, path] of files) {
+      place(root, `/oomlab/${name}`, path);
+      if (/^dist\/agent-\w+\.cjs$/.test(name)) writeFileSync(join(root, "oomlab", codeCache(name)), compiled(path));
+    }
     await placeBusybox(root, say);
-    writeFileSync(join(root, "etc/program"), `${process.execPath} /oomlab/${program}\n`);
+    writeFileSync(join(root, "etc/program"), `${nodeInGuest} /oomlab/${program}\n`);
     writeFileSync(join(root, "etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n");
     // Not compressed: unpacking under emulation takes longer than reading what is in the host's page cache.
     await execute("mkfs.erofs", ["-T0", "--all-root", join(target, "image.erofs"), root]);
     rmSync(root, { recursive: true });
   });
   return join(folder, "image.erofs");
+}
+
+/** Where a launcher looks for V8's compiled code of its bundle (scripts/launcher.cjs). */
+const codeCache = (bundle: string): string => bundle.replace(/\.cjs$/, `-${process.version}-${process.arch}.cache`);
+
+/** V8's compiled code of all functions of a bundle: under emulation compiling takes a guest longer than loading it. */
+function compiled(bundle: string): Buffer {
+  setFlagsFromString("--no-lazy");
+  const script = new Script(readFileSync(bundle, "latin1"));
+  // Flags are part of what it must agree with.
+  setFlagsFromString("--lazy");
+  return script.createCachedData();
 }
 
 /** A file as it stands: hashing 100 MB of Node at each start would take longer than it is worth. */

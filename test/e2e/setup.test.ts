@@ -44,6 +44,8 @@ beforeAll(async () => {
 beforeAll(() => node([join(root, "scripts/setup.mjs")]));
 afterAll(() => rm(folder, { recursive: true }));
 
+const cacheOf = (bundle: string): string => bundle.replace(".cjs", `-${process.version}-${process.arch}.cache`);
+
 describe("npm run setup", () => {
   test("does nothing, and says nothing, when nothing is left to do", async () => {
     const before = await stat(launcher);
@@ -102,7 +104,7 @@ describe("the launcher", () => {
     const dist = await mkdtemp(join(root, "dist/copy-"));
     try {
       for (const name of ["oomlab.cjs", bundle]) await copyFile(join(dirname(launcher), name), join(dist, name));
-      await spoil(join(dist, bundle.replace(".cjs", ".cache")));
+      await spoil(join(dist, cacheOf(bundle)));
       const { code, stderr } = await node([join(dist, "oomlab.cjs"), "validate", scenario]);
       expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
     } finally {
@@ -116,7 +118,7 @@ describe("the launcher", () => {
     const { Script } = await import("node:vm");
     const script = new Script(await readFile(join(dirname(launcher), bundle), "latin1"), {
       filename: join(dirname(launcher), bundle),
-      cachedData: await readFile(join(dirname(launcher), bundle.replace(".cjs", ".cache"))),
+      cachedData: await readFile(join(dirname(launcher), cacheOf(bundle))),
     });
     expect(script.cachedDataRejected).toBe(false);
   });
