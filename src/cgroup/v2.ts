@@ -68,7 +68,12 @@ export function driverV2(root: string): CgroupDriver {
       counters["cgroup.procs"] = this.procs(name).length;
       return counters;
     },
-    placement: (name) => ({ cgroupFd: files.directory(name), cgroupProcs: [join(root, name, "cgroup.procs")] }),
+    placement(name) {
+      const cgroupProcs = [join(root, name, "cgroup.procs")];
+      // Up to 6.2 a process that is cloned into a cgroup keeps its parent's cpuset (42a11bf5c543 mends it).
+      const cloned = !existsSync(join(root, name, "cpuset.mems"));
+      return cloned ? { cgroupFd: files.directory(name), cgroupProcs } : { cgroupProcs };
+    },
     attach: (name, pid) => writeControl(join(root, name, "cgroup.procs"), String(pid)),
     kill(name) {
       const file = join(root, name, "cgroup.kill");

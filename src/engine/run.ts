@@ -2,7 +2,7 @@
  * Runs a plan on this kernel: create, collect, start, settle, remove. Everything that happens is emitted as an event
  * the moment it happens; nothing is judged here.
  */
-import { closeSync, constants, openSync, readFileSync, readSync } from "node:fs";
+import { closeSync, constants, existsSync, openSync, readFileSync, readSync } from "node:fs";
 import { open } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -164,6 +164,11 @@ class Run {
     await this.#create();
     this.#emit({ type: "phase", phase: "collect" });
     this.#collect();
+    const unmet = this.#unmet();
+    if (unmet !== null) {
+      this.#emit({ type: "unmet", reason: unmet });
+      return;
+    }
     await this.#startKubelet();
     this.#emit({ type: "phase", phase: "start" });
     for (const { plan } of this.#processes.values())
@@ -297,6 +302,28 @@ class Run {
     this.#snapshot("before");
     this.#killsBefore = this.#killCount();
     for (const name of this.#made) this.#watchOom(name);
+  }
+
+  /** What the plan asks of a cgroup that this kernel's have not, or null. On v1 the plan itself knows. */
+  #unmet(): string | null {
+    if (this.#plan.cgroupVersion === 1) return null;
+    const { steps, expect } = this.#plan;
+    const made = (name: string): boolean => this.#made.includes(name);
+    if (steps.some((step) => step.do === "reclaim" && made(step.cgroup) && !this.#has(step.cgroup, "memory.reclaim")))
+      return "this kernel has no memory.reclaim";
+    const awaited = steps.flatMap((step) => {
+      if (step.do !== "wait" || step.until.of !== "counters") return [];
+      const { cgroup, counters } = step.until;
+      return counters.map(({ key }) => ({ cgroup, key }));
+    });
+    const untold = [...expect.counters, ...awaited].find(
+      ({ cgroup, key }) => made(cgroup) && this.#driver.counters(cgroup)[key] === undefined,
+    );
+    return untold === undefined ? null : `this kernel does not tell ${untold.key}`;
+  }
+
+  #has(cgroup: string, file: string): boolean {
+    return existsSync(join(this.#pathOf(cgroup), file));
   }
 
   /** Tells when the kernel's OOM killer comes for a cgroup: POLLPRI on memory.events, on v1 an eventfd. */

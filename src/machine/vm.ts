@@ -4,6 +4,7 @@ import { MachineError } from "../errors.ts";
 import type { Plan } from "../plan.ts";
 import { rehearsalPlan } from "../plan/rehearsal.ts";
 import type { RunEventBody } from "../record.ts";
+import { formatBytes } from "../units.ts";
 import { type Accelerator, accelerator } from "./accel.ts";
 import { agentProtocol, decode, encode } from "./agent.ts";
 import { guestImage } from "./image.ts";
@@ -21,6 +22,8 @@ const bootAttempts = 3;
 const restoreMs = 20_000;
 /** What a run may take beyond its own timeout: setting up, settling, removing. */
 const graceMs = 20_000;
+/** Kernels before 6.0 run an agent in 128 MiB, and thrash in 112. */
+const leastOfOldKernels = 128 * 2 ** 20;
 /** How long QEMU may take to end once everything has been said. */
 const quitMs = 2_000;
 
@@ -57,7 +60,12 @@ export function vmMachine({ say, detail, snapshots }: VmOptions): VmMachine {
     const wanted = plan.vm?.kernel ?? null;
     const kernel = kernels.get(wanted) ?? guestKernel(wanted, say);
     kernels.set(wanted, kernel);
-    const { image: file, initrd } = await kernel;
+    const { image: file, initrd, release } = await kernel;
+    if (plan.vm && /^[2-5]\./.test(release) && plan.vm.memory < leastOfOldKernels)
+      throw new MachineError(
+        "VM_MEMORY",
+        `the VM's ${formatBytes(plan.vm.memory)} are too little: its kernel ${release} and the engine in it need ${formatBytes(leastOfOldKernels)}`,
+      );
     const parts = { kernel: file, initrd, image: await (image ??= guestImage(say)), ...earlyMount(plan) };
     return { ...parts, accelerator: await (accel ??= accelerator(parts)) };
   };
