@@ -5,7 +5,7 @@
 #   docker run --rm --privileged -v "$PWD:/work" -w /work oomlab run   # scenarios of one's own
 #
 # BASE is any Debian image with Node >= 20.19. With `--target full` the VM machine works inside too: QEMU and a kernel.
-ARG BASE=docker.io/library/node:22-bookworm-slim
+ARG BASE=node:22-bookworm-slim
 
 FROM ${BASE} AS build
 WORKDIR /opt/oomlab

@@ -77,7 +77,7 @@ async function makeBase(): Promise<void> {
   const work = mkdtempSync(join(store, "base-"));
   try {
     const tree = join(work, "rootfs");
-    await execa("debootstrap", ["--variant=minbase", "bookworm", tree, "http://deb.debian.org/debian"]);
+    await execa("debootstrap", ["--variant=minbase", "bookworm", tree]);
     const prefix = dirname(dirname(realpathSync(process.execPath)));
     const npm = realpathSync(which("npm") ?? "");
     const copied = [
@@ -89,7 +89,7 @@ async function makeBase(): Promise<void> {
       "/etc/ssl/certs/ca-certificates.crt",
       "/etc/apt/sources.list",
       "/etc/apt/sources.list.d/debian.sources",
-      "/etc/apt/apt.conf.d/99artifact-registry",
+      "/etc/apt/apt.conf.d",
     ];
     for (const path of copied.filter((path) => existsSync(path)))
       cpSync(path, join(tree, path), { recursive: true, verbatimSymlinks: true });
