@@ -9,7 +9,10 @@ import { printable } from "./kmsg/index.ts";
 import {
   containerMachine,
   hostMachine,
+  kubernetesMachine,
+  type KubernetesOptions,
   type Machine,
+  type RemoteMachine,
   scenarioFolders,
   vmMachine,
   type VmMachine,
@@ -47,6 +50,9 @@ export interface RunOptions {
   failOnSkipped: boolean;
   shard?: { index: number; of: number };
   allowHostOom: boolean;
+  allowNodeOom: boolean;
+  /** Of machine `kubernetes`: the node's name. */
+  node?: string;
   verbose: boolean;
 }
 
@@ -70,15 +76,12 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
   const outputs = await openReporters(options.reporters, streams, info);
   const warn = (message: string): void => streams.stderr.write(`oomlab: ${message}\n`);
   const detail = options.verbose ? warn : (): void => undefined;
-  const container =
-    options.machine === "container" && !options.dryRun
-      ? containerMachine(scenarioFolders(selected.map(({ file }) => file)), detail)
-      : null;
-  const host: Machine = container ?? hostMachine();
-  let noContainer: string | null = null;
+  const remote = options.dryRun ? null : remoteOf(options, selected, { warn, detail, signal: streams.signal });
+  const host: Machine = remote ?? hostMachine();
+  let unreachable: string | null = null;
   const caps = await host.probe().catch((error: unknown) => {
-    if (container === null || !(error instanceof MachineError)) throw error;
-    noContainer = inWords(error);
+    if (remote === null || !(error instanceof MachineError)) throw error;
+    unreachable = inWords(error);
     return hostMachine().probe();
   });
   const orNone = <T>(choices: T[]): (T | undefined)[] => (choices.length > 0 ? choices : [undefined]);
@@ -100,12 +103,12 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
     const planned = planScenario(scenario, now, {
       runId: newRunId(),
       machine: options.machine,
-      allowHostOom: options.allowHostOom,
+      allowHostOom: options.machine === "kubernetes" ? options.allowNodeOom : options.allowHostOom,
       ...(cgroup === undefined ? {} : cgroup === "hybrid" ? { hybrid: true } : { cgroupVersion: cgroup }),
       ...(kernel === undefined ? {} : { kernel }),
       ...(options.timeoutMs === undefined ? {} : { timeoutMs: options.timeoutMs }),
     });
-    return noContainer === null ? planned : { ...planned, skip: noContainer };
+    return unreachable === null ? planned : { ...planned, skip: unreachable };
   };
   let reportsLost = false;
   const lose = (message: string): void => {
@@ -151,7 +154,7 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
       const earlier: Verdict[] = [];
       for (let attempt = 0; ; attempt++) {
         const first = index === 0 && attempt === 0;
-        const now = first || noContainer !== null ? caps : await host.probe();
+        const now = first || unreachable !== null ? caps : await host.probe();
         const planned = plan(job, { ...now, memAvailable: now.memAvailable - reserved });
         if (planned.machine === "vm" && planned.skip === null) planned.skip = lacks.get(job) ?? null;
         reserved += planned.demand ?? 0;
@@ -204,9 +207,19 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
     const status = exitStatus(summary, options.failOnSkipped);
     return (recordsLost || reportsLost) && status === 0 ? 3 : status;
   } finally {
-    await container?.close();
+    await remote?.close();
     outputs.close();
   }
+}
+
+/** The machine that is reached through a client, or null: this one. */
+function remoteOf(
+  { machine, node }: RunOptions,
+  selected: readonly Scenario[],
+  { warn, detail, signal }: Pick<KubernetesOptions, "warn" | "detail" | "signal">,
+): RemoteMachine | null {
+  if (machine === "container") return containerMachine(scenarioFolders(selected.map(({ file }) => file)), detail);
+  return machine === "kubernetes" ? kubernetesMachine({ node: node ?? null, warn, detail, signal }) : null;
 }
 
 /** `-v`: each thing that oomlab does, as it does it. */

@@ -82,6 +82,8 @@ export function commands(streams: Streams, interrupt: AbortController, exit: (st
     .option("--fail-on-skipped", "exit 1 when a scenario is skipped")
     .option("--shard <i/n>", "run the i-th of n parts", shard)
     .option("--allow-host-oom", "run on this machine what could drain it")
+    .option("--node <name>", "machine kubernetes: the node (default: the cluster's only one)")
+    .option("--allow-node-oom", "machine kubernetes: run on the node what could drain it")
     .option("-v, --verbose", "say more on stderr")
     .action(async (paths: string[], flags: RunFlags) => {
       const stop = handleSignals(interrupt);
@@ -209,6 +211,8 @@ interface RunFlags {
   failOnSkipped?: boolean;
   shard?: { index: number; of: number };
   allowHostOom?: boolean;
+  node?: string;
+  allowNodeOom?: boolean;
   verbose?: boolean;
 }
 
@@ -229,6 +233,8 @@ function runOptions(paths: string[], flags: RunFlags): RunOptions {
     dryRun: flags.dryRun ?? false,
     failOnSkipped: flags.failOnSkipped ?? false,
     allowHostOom: flags.allowHostOom ?? false,
+    allowNodeOom: flags.allowNodeOom ?? false,
+    ...(flags.node === undefined ? {} : { node: flags.node }),
     verbose: flags.verbose ?? false,
     ...(flags.grep ? { grep: flags.grep } : {}),
     ...(flags.timeout === undefined ? {} : { timeoutMs: flags.timeout }),

@@ -537,15 +537,15 @@ function internalProcess(scenario: Scenario, enabling: Set<string>): string | nu
  */
 export function planScenario(scenario: Scenario, host: Capabilities, options: PlanOptions): Plan {
   const { machine } = options;
-  if (machine === "kubernetes")
-    return {
-      ...planOnHost(scenario, host, options).plan,
-      machine,
-      skip: `machine ${machine} is not part of this build`,
-    };
   if (machine === "vm") return planInVm(scenario, host, options);
   // The kernel under a container is the host's: what could drain the one drains the other.
-  if (machine === "container") return { ...planOnHost(scenario, host, options).plan, machine };
+  if (machine === "container" || machine === "kubernetes") {
+    const { plan } = planOnHost(scenario, host, options);
+    const allowed = (): Plan => planOnHost(scenario, host, { ...options, allowHostOom: true }).plan;
+    const help = plan.skip !== null && allowed().skip === null;
+    const flag = machine === "kubernetes" ? "--allow-node-oom" : "--allow-host-oom";
+    return { ...plan, machine, skip: help ? `${plan.skip} (${flag} runs it there all the same)` : plan.skip };
+  }
   const { plan: here, belongsInVm } = planOnHost(scenario, host, options);
   if (machine === "host" || here.skip === null) return here;
   const vm = planInVm(scenario, host, options);

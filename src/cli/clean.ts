@@ -1,6 +1,6 @@
 /** `oomlab clean`: removes what a killed run left behind. */
 import type { Streams } from "../api.ts";
-import { cleanContainers, cleanMachine, emptyCache, removeAbandoned } from "../machine/index.ts";
+import { cleanContainers, cleanMachine, cleanPods, emptyCache, removeAbandoned } from "../machine/index.ts";
 import { formatBytes } from "../units.ts";
 
 export async function clean(flags: { cache?: boolean }, streams: Streams): Promise<number> {
@@ -9,11 +9,10 @@ export async function clean(flags: { cache?: boolean }, streams: Streams): Promi
 
   const unfinished = removeAbandoned();
   // Containers first: what ran in one ends with it.
-  const containers = await cleanContainers();
-  const cgroups = await cleanMachine();
-  const removed = [...containers.removed, ...cgroups.removed];
-  const inUse = [...containers.inUse, ...cgroups.inUse];
-  const left = [...containers.left, ...cgroups.left];
+  const places = [await cleanPods(), await cleanContainers(), await cleanMachine()];
+  const removed = places.flatMap((place) => place.removed);
+  const inUse = places.flatMap((place) => place.inUse);
+  const left = places.flatMap((place) => place.left);
   for (const path of [...unfinished, ...removed]) streams.stdout.write(`removed ${path}\n`);
   for (const path of inUse) streams.stdout.write(`left ${path}: its oomlab is still running\n`);
   for (const { path, reason } of left) streams.stderr.write(`oomlab: ${path} could not be removed: ${reason}\n`);

@@ -6,6 +6,7 @@ import {
   cacheProblem,
   containerFindings,
   hostMachine,
+  kubernetesFindings,
   knownAccelerator,
   kvmProblem,
   missingPrograms,
@@ -56,6 +57,12 @@ function vm(): Finding {
 const container = async (): Promise<Finding> => ({
   name: "machine container",
   ...(await containerFindings()),
+  needed: false,
+});
+
+const kubernetes = async (): Promise<Finding> => ({
+  name: "machine kubernetes",
+  ...(await kubernetesFindings()),
   needed: false,
 });
 
@@ -168,5 +175,6 @@ async function host(): Promise<Finding[]> {
     vm(),
     cache(),
     await container(),
+    await kubernetes(),
   ];
 }

@@ -1,6 +1,6 @@
 /**
  * The agent's protocol, both ends: NDJSON over one duplex channel. A guest greets, is prepared, gets a plan, streams its
- * events. In a container, whose channel is standard input and output, it is asked what it can do, then given plans.
+ * events. Elsewhere its channel is standard input and output: it is asked what it can do, then given plans.
  */
 import type { Capabilities, CgroupVersion, Plan, VmSpec } from "../plan.ts";
 import type { RunEventBody } from "../record.ts";
@@ -9,6 +9,8 @@ import type { RunEventBody } from "../record.ts";
 export type Order =
   /** Becomes the machine that plans of this shape run on; `rehearsal`: is run first and told to nobody, for a snapshot. */
   | { type: "prepare"; vm: VmSpec; cgroupVersion: CgroupVersion; rehearsal: Plan | null }
+  /** Asks for the greeting again: who comes later has missed it. */
+  | { type: "greet" }
   /** Asks what a container can do: its plans are made from that. */
   | { type: "probe" }
   | {

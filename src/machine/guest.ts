@@ -136,6 +136,7 @@ export async function serveStreams(): Promise<void> {
       await new Promise<void>((resolve) => {
         wake = resolve;
       });
+    else if (order.type === "greet") answer({ type: "hello", protocol: agentProtocol });
     else if (order.type === "probe") answer({ type: "capabilities", capabilities: await host.probe() });
     else if (order.type === "run") {
       run = new AbortController();

@@ -11,6 +11,8 @@ export interface Machine {
 }
 
 export { cleanContainers, containerFindings, containerMachine, scenarioFolders } from "./container.ts";
+export { cleanPods, kubernetesFindings, kubernetesMachine, type KubernetesOptions } from "./kubernetes.ts";
+export type { RemoteMachine } from "./remote.ts";
 export { hostMachine } from "./host.ts";
 export { openKernelLog } from "../engine/evidence.ts";
 export { knownAccelerator, kvmProblem } from "./accel.ts";
