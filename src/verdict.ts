@@ -7,6 +7,7 @@ import { compares, directoryOf, type Plan, type PlannedProcess } from "./plan.ts
 import { type Counters, type EventOf, eventsOf, type RunEvent, type WorkerReport } from "./record.ts";
 import { formatBytes } from "./units.ts";
 import { type EvictionSeen, evictedCheck, evictionsOf, firstCheck, orderNotes } from "./verdict/evictions.ts";
+import { type ContainerStatus, containerStatuses } from "./verdict/statuses.ts";
 import { turnNote } from "./verdict/turn.ts";
 
 export type Status = "passed" | "failed" | "inconclusive" | "skipped" | "errored";
@@ -55,6 +56,8 @@ export interface Observed {
   cgroups: Record<string, Record<string, unknown>>;
   /** With a kubelet only. */
   evictions?: EvictionSeen[];
+  /** With Pods: what kubectl would show of each container, next to what became of it. */
+  containerStatuses?: ContainerStatus[];
   /** With Pods: the node's memory as stated, and the MemTotal that the kubelet's files were computed from. */
   node?: { memory: number | null; memTotal: number };
 }
@@ -226,15 +229,24 @@ class Judge {
       durationMs,
       kernelLog: this.#kernelLog(),
     };
+    const evictions = evictionsOf(this.#events);
     const observed: Observed = {
       oom: kills[0]?.kind ?? this.#withoutKill(),
       kills,
       foreignKills: foreign,
       processes: this.#processes(kills),
       cgroups: this.#cgroups(),
-      ...(this.#plan.kubelet ? { evictions: evictionsOf(this.#events) } : {}),
+      ...(this.#plan.kubelet ? { evictions } : {}),
       ...(this.#plan.pods
-        ? { node: { memory: this.#plan.pods.node.memory, memTotal: this.#plan.pods.node.memTotal } }
+        ? {
+            containerStatuses: containerStatuses(
+              this.#plan,
+              this.#events,
+              kills,
+              evictions.map(({ pod }) => pod),
+            ),
+            node: { memory: this.#plan.pods.node.memory, memTotal: this.#plan.pods.node.memTotal },
+          }
         : {}),
     };
     const errors = eventsOf(this.#events, "error");

@@ -8,6 +8,7 @@ import { liveView } from "./live.ts";
 import {
   checkWords,
   evictedWords,
+  statusWords,
   killWords,
   marks,
   ranges,
@@ -106,6 +107,11 @@ function scenario({ verdict, plan }: ScenarioResult, line: Line, paint: Paint): 
   if (told.length > 0) line();
   for (const kill of verdict.observed?.kills ?? []) line(`  ${killWords(kill)}`);
   for (const eviction of verdict.observed?.evictions ?? []) line(`  ${evictedWords(eviction)}`);
+  for (const status of verdict.observed?.containerStatuses ?? [])
+    if (status.state !== "waiting")
+      line(
+        `  ${printable(status.name)}: kubectl shows ${statusWords(status)}; ${status.misleading ? paint("yellow", printable(status.really)) : printable(status.really)}`,
+      );
   const foreign = verdict.observed?.foreignKills.length ?? 0;
   if (foreign > 0) line(`  ${foreign} OOM kill(s) on this machine in the meantime were not ours`);
   const took = verdict.durationMs === null ? "" : ` in ${verdict.durationMs} ms`;

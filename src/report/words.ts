@@ -80,6 +80,14 @@ export function evictedWords({ pod, message, atMs, available, threshold, rank }:
   return `the kubelet evicted ${printable(pod)} after ${atMs} ms${memory}${rank === null ? "" : `, place ${rank} in its order`}: "${printable(message.trim())}"`;
 }
 
+type ContainerStatus = NonNullable<NonNullable<Verdict["observed"]>["containerStatuses"]>[number];
+
+/** As kubectl's columns tell it, and what it leaves out. */
+export function statusWords({ state, reason, exitCode, podReason }: ContainerStatus): string {
+  const container = reason === null ? state : `${reason}, exit code ${exitCode}`;
+  return podReason === null ? container : `${container}, Pod ${podReason}`;
+}
+
 /** The checks that a verdict rests on, those that failed first. */
 export function telltaleChecks({ checks, status }: Verdict): Check[] {
   const failed = checks.filter((check) => check.status === "failed");

@@ -8,6 +8,7 @@ import type { Include } from "./place.ts";
 import { MAX_TEXT, parseScenarios as parse, readText } from "./read.ts";
 import type { Scenario } from "./types.ts";
 
+export { signalNumber } from "./names.ts";
 export { ScenarioError, ScenarioErrors } from "./problem.ts";
 export { scenarioJsonSchema } from "./schema.ts";
 export type * from "./types.ts";

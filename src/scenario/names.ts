@@ -6,6 +6,9 @@ export const SIGNALS: readonly string[] =
     " ",
   );
 
+/** A signal's number, or null where there is none of that name. */
+export const signalNumber = (name: string): number | null => SIGNALS.indexOf(name) + 1 || null;
+
 /** What a write to a control file may fail with. */
 export const ERRNOS: readonly string[] =
   "EBUSY EINVAL EPERM EACCES EAGAIN ENOMEM ENOENT ENODEV ENXIO EIO EINTR ENOSPC ERANGE EROFS ESRCH EEXIST E2BIG EOPNOTSUPP ENOTSUP ENOSYS EFAULT".split(

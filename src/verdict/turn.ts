@@ -50,12 +50,16 @@ function limitWords(plan: Plan, { kind, limit, oomMemcg }: KillTold): string {
   if (limit === null) return `the limit of ${oomMemcg ?? "a cgroup that the log does not name"} was hit`;
   if (limit === pods?.turn) return `its own limit (${limit}) was hit`;
   if (pods?.pods.some(({ name }) => name === limit)) {
-    const equal = limitOf(plan, limit) === limitOf(plan, pods.turn ?? "");
+    const equal = haveEqualLimits(plan, limit, pods.turn ?? "");
     return `the limit of the Pod ${limit} was hit${equal ? ", which is as large as the container's own" : ""}`;
   }
   if (limit === kubelet?.kubepods) return `the limit of all Pods together (${limit}) was hit, not the container's own`;
   return `the limit of ${limit} was hit`;
 }
+
+/** A Pod of one container has that container's limit, and as its own cgroup uses a little beside it is the one that is hit. */
+export const haveEqualLimits = (plan: Plan, one: string, other: string): boolean =>
+  limitOf(plan, one) === limitOf(plan, other);
 
 const limitOf = ({ cgroups }: Plan, cgroup: string): string | undefined =>
   cgroups

@@ -4,7 +4,17 @@ import type { Plan, PlannedProcess } from "../../plan.ts";
 import { eventsOf, type RunEvent } from "../../record.ts";
 import { counterOf, eventWords, kernelLine } from "../evidence.ts";
 import type { Check, Kill, ScenarioResult, Status, Verdict } from "../index.ts";
-import { marks, sentence, sizeWords, telling, telltaleChecks, timeWords, valueWords, whereWords } from "../words.ts";
+import {
+  marks,
+  sentence,
+  sizeWords,
+  statusWords,
+  telling,
+  telltaleChecks,
+  timeWords,
+  valueWords,
+  whereWords,
+} from "../words.ts";
 import { clip, escape } from "./escape.ts";
 import { timeline } from "./timeline.ts";
 
@@ -48,6 +58,7 @@ export function scenarioSection(
           ...checksList(verdict, plan, lines, bounds),
           ...killsList(result, lines, bounds),
           ...evictionsList(verdict, lines, bounds),
+          ...statusesTable(verdict),
           ...timelineFigure(result, id, lines),
           ...cgroupTree(verdict, plan),
           ...notesList(verdict, earlier),
@@ -266,6 +277,21 @@ function evictionsList(verdict: Verdict, lines: Cited, { links }: Bounds): strin
       return `<li><strong>${escape(pod)}</strong>: ${escape(clip(message, lineLength))} <small>(${facts.join(", ")})</small> ${cites(evidence, lines, links)}</li>`;
     }),
     "</ol>",
+  ];
+}
+
+/** What kubectl would show, next to what really became of it. */
+function statusesTable(verdict: Verdict): string[] {
+  const all = verdict.observed?.containerStatuses ?? [];
+  if (all.length === 0) return [];
+  return [
+    "<h3>Containers, as kubectl shows them</h3>",
+    '<div class="scroll" tabindex="0" role="region" aria-label="Containers, as kubectl shows them"><table><thead><tr><th scope="col">Container</th><th scope="col">kubectl</th><th scope="col">Really</th></tr></thead><tbody>',
+    ...all.map(
+      (status) =>
+        `<tr><th scope="row">${escape(clip(status.name, 300))}</th><td>${escape(statusWords(status))}</td><td>${status.misleading ? "<strong>" : ""}${escape(clip(status.really, lineLength))}${status.misleading ? "</strong>" : ""}</td></tr>`,
+    ),
+    "</tbody></table></div>",
   ];
 }
 
