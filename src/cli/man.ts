@@ -44,6 +44,11 @@ export function manPage(program: Command, version: string): string {
         ["NO_COLOR, FORCE_COLOR", "no colours; colours even where standard output is no terminal"],
         ["CI", "no live view"],
         ["XDG_CACHE_HOME", "where kernels and images of VMs are kept: oomlab/ in it (default: ~/.cache)"],
+        ["OOMLAB_CONTAINER_ENGINE, OOMLAB_CONTAINER_OPTIONS", "machine container: the engine, and options of its run"],
+        ["OOMLAB_IMAGE", "machines container and kubernetes: the image (default: oomlab)"],
+        ["OOMLAB_KUBECTL", "machine kubernetes: kubectl, with arguments of its own"],
+        ["OOMLAB_OFFLINE", "1: nothing is fetched or installed for a VM"],
+        ["OOMLAB_SNAPSHOTS", "off: each VM boots"],
         ["OOMLAB_DEBUG", "where an unexpected error came from"],
       ] as const
     ).flatMap(([name, meaning]) => term(`B ${name}`, meaning)),

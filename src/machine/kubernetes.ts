@@ -158,7 +158,7 @@ async function findNode(wanted: string | null): Promise<string> {
     throw new MachineError("NO_CLUSTER", `no cluster answers: ${lastLine(stderr)}`, {
       hint: "kubectl must reach it and may list nodes: KUBECONFIG, or OOMLAB_KUBECTL='kubectl --context NAME'",
     });
-  const names = (parse<List<Node>>(stdout)?.items ?? []).flatMap(({ metadata }) => metadata?.name ?? []);
+  const names = ((parse(stdout) as List<Node> | null)?.items ?? []).flatMap(({ metadata }) => metadata?.name ?? []);
   if (wanted === null && names.length === 1) return names[0] ?? "";
   const list = names.slice(0, 10).join(", ") + (names.length > 10 ? ", ..." : "");
   if (wanted === null)
@@ -193,7 +193,7 @@ const tell = (told: Told | undefined): string => [told?.reason, told?.message].f
 
 async function podNamed(name: string): Promise<Pod | null> {
   const { ok, stdout, stderr } = await ask(kubectl(), ["get", "pod", name, "--output=json", "--request-timeout=15s"]);
-  if (ok) return parse<Pod>(stdout);
+  if (ok) return parse(stdout) as Pod | null;
   if (/NotFound/.test(stderr)) return null;
   throw new MachineError("KUBERNETES_LOST", `the cluster does not answer: ${lastLine(stderr)}`);
 }
@@ -223,7 +223,7 @@ export async function cleanPods(): Promise<Cleaned> {
   const selected = ["get", "pods", `--selector=${labelled}`, "--output=json", "--request-timeout=5s"];
   const { ok, stdout } = await ask(kubectl(), selected);
   if (!ok) return result;
-  for (const { metadata } of parse<List<Pod>>(stdout)?.items ?? []) {
+  for (const { metadata } of (parse(stdout) as List<Pod> | null)?.items ?? []) {
     const { name, annotations } = metadata ?? {};
     if (name === undefined) continue;
     const path = `pod ${name}`;
@@ -248,9 +248,10 @@ export async function kubernetesFindings(): Promise<{ ok: boolean; detail: strin
   }
 }
 
-function parse<T>(text: string): T | null {
+/** What kubectl wrote, as JSON; null where it is none. */
+function parse(text: string): unknown {
   try {
-    return JSON.parse(text) as T;
+    return JSON.parse(text);
   } catch {
     return null;
   }

@@ -29,7 +29,7 @@ export interface Cluster {
 export interface ClusterOptions {
   nodes: string[];
   /** The command that stands for a container; null: its image cannot be had. */
-  run(pod: ClusterPod): readonly [string, ...string[]] | null;
+  run: (pod: ClusterPod) => readonly [string, ...string[]] | null;
 }
 
 type Agent = ChildProcessByStdio<Writable, Readable, Readable>;
