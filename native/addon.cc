@@ -36,6 +36,7 @@
 #include "base.h"
 #include "memory.h"
 #include "spawn.h"
+#include "survey.h"
 
 namespace oomlab {
 namespace {
@@ -484,6 +485,34 @@ Napi::Value Socketpair(const Napi::CallbackInfo& info) {
   return PairOf(info, fds);
 }
 
+// survey(fd, offset, blocks, blockSize, threads): { next(): Int32Array, close(): void }
+Napi::Value SurveyLog(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const auto natural = [&](size_t at, const char* name) {
+    const double number = ToNumber(info[at], name);
+    if (number != std::floor(number) || number < 0 || number > 9007199254740991.0) {
+      Reject(env, name, "a non-negative integer");
+    }
+    return static_cast<uint64_t>(number);
+  };
+  const uint32_t size = ToUnsigned(info[3], "blockSize");
+  if (size == 0 || size % 128 != 0) Reject(env, "blockSize", "a multiple of 128");
+  const auto survey = std::make_shared<std::unique_ptr<Survey>>(
+      new Survey(ToInt(info[0], "fd"), natural(1, "offset"), natural(2, "blocks"), size,
+                 ToUnsigned(info[4], "threads")));
+  Napi::Object handle = Napi::Object::New(env);
+  handle.Set("next", Napi::Function::New(env, [survey](const Napi::CallbackInfo& call) {
+               const std::vector<int32_t> found =
+                   *survey ? (*survey)->Next() : std::vector<int32_t>();
+               Napi::Int32Array result = Napi::Int32Array::New(call.Env(), found.size());
+               std::copy(found.begin(), found.end(), result.Data());
+               return result;
+             }));
+  handle.Set("close",
+             Napi::Function::New(env, [survey](const Napi::CallbackInfo&) { survey->reset(); }));
+  return handle;
+}
+
 Napi::Value ReadKmsg(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   auto* environment = static_cast<Environment*>(info.Data());
@@ -744,6 +773,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   method("eventfd", Eventfd);
   method("pipe", Pipe);
   method("socketpair", Socketpair);
+  method("survey", SurveyLog);
   method("readKmsg", ReadKmsg);
   method("seekEnd", SeekEnd);
   method("fsMagic", FsMagic);

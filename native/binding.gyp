@@ -25,7 +25,7 @@
   'targets': [
     {
       'target_name': 'oomlab',
-      'sources': ['addon.cc', 'base.cc', 'memory.cc', 'spawn.cc'],
+      'sources': ['addon.cc', 'base.cc', 'memory.cc', 'spawn.cc', 'survey.cc'],
       'dependencies': ['<!(node -p "require(\'node-addon-api\').targets"):node_addon_api_except'],
       'defines': ['NAPI_VERSION=9'],
       'conditions': [

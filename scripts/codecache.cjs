@@ -4,6 +4,7 @@
 const fs = require("node:fs");
 const os = require("node:os");
 const path = require("node:path");
+const v8 = require("node:v8");
 const vm = require("node:vm");
 
 const [filename = "", cache = ""] = process.argv.slice(2);
@@ -24,16 +25,25 @@ expect:
   victims: [hog]
 `;
 
+const log = `[  100.000001] stress invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0
+[  100.000002] oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/a,task_memcg=/a,task=stress,pid=100,uid=0
+[  100.000003] Memory cgroup out of memory: Killed process 100 (stress) total-vm:98524kB, anon-rss:65196kB, file-rss:64kB, shmem-rss:0kB, UID:0 pgtables:160kB oom_score_adj:0
+`;
+
 async function warmUp() {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), "oomlab-build-"));
   const write = process.stdout.write.bind(process.stdout);
   try {
     const file = path.join(folder, "sample.yaml");
     fs.writeFileSync(file, sample);
+    const kills = path.join(folder, "sample.log");
+    fs.writeFileSync(kills, log);
     process.stdout.write = () => true;
     for (const argv of [
       ["validate", file],
       ["run", "--dry-run", file],
+      ["explain", kills],
+      ["explain", "--reporter", "json", kills],
     ]) {
       const code = await cli.exports.main?.(argv);
       if (code !== 0) console.error(`warning: warm-up of \`${argv[0]}\` ended with ${code}: oomlab will start slower`);
@@ -45,6 +55,10 @@ async function warmUp() {
 }
 
 warmUp()
+  // What explain sets; flags are part of what a cache must agree with.
+  .then(() =>
+    ["--semi-space-growth-factor=2", "--heap-growing-percent=0"].forEach((flag) => v8.setFlagsFromString(flag)),
+  )
   .catch((error) => console.error(`warning: no warm-up: ${error.message}: oomlab will start slower`))
   .finally(() => {
     fs.writeFileSync(`${cache}.${process.pid}`, script.createCachedData());

@@ -4,7 +4,7 @@ import { relative, resolve } from "node:path";
 import { isatty } from "node:tty";
 import { Argument, Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import type { RunOptions, Streams } from "./api.ts";
-import { report, run, version } from "./api.ts";
+import { version } from "./api/streams.ts";
 import { createWindow } from "./cli/window.ts";
 import { OomlabError } from "./errors.ts";
 import { reporters } from "./report/index.ts";
@@ -88,7 +88,7 @@ export function commands(streams: Streams, interrupt: AbortController, exit: (st
     .action(async (paths: string[], flags: RunFlags) => {
       const stop = handleSignals(interrupt);
       try {
-        exit(await run(runOptions(paths, flags), streams));
+        exit(await (await import("./api.ts")).run(runOptions(paths, flags), streams));
       } finally {
         stop();
       }
@@ -143,7 +143,7 @@ export function commands(streams: Streams, interrupt: AbortController, exit: (st
     .action(async (paths: string[], flags: { reporter: string[]; merge?: true | string[] }) => {
       const more = Array.isArray(flags.merge) ? flags.merge : [];
       const options = { paths: [...paths, ...more], reporters: flags.reporter, merge: flags.merge !== undefined };
-      exit(await report(options, streams));
+      exit(await (await import("./api.ts")).report(options, streams));
     });
 
   program

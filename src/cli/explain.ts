@@ -1,11 +1,13 @@
 /** `oomlab explain`: reads a kernel log, tells every OOM kill in it as it is read. */
 import { spawn } from "node:child_process";
-import { closeSync, openSync, readSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { Duplex } from "node:stream";
 import { setFlagsFromString } from "node:v8";
 import { createGunzip } from "node:zlib";
 import type { Streams } from "../api.ts";
 import { OomlabError } from "../errors.ts";
+import { loadAddon, type LogSurvey } from "../native.ts";
 import { classicLines, createLogScanner, explainKill, type OomKill, printable } from "../kmsg/index.ts";
 
 const chunkSize = 256 * 1024;
@@ -54,6 +56,8 @@ export async function explain(
         out.flush();
         return size;
       },
+      pass: (lines) => scanner.pass(lines),
+      wrote: out.wrote,
     });
   } catch (error) {
     const name = file === "-" ? "on standard input" : file;
@@ -86,6 +90,10 @@ export async function explain(
 interface Sink {
   push(chunk: Uint8Array): void;
   fill(read: (into: Uint8Array) => number): number;
+  /** Takes lines as read that hold nothing, if it can. */
+  pass(lines: number): boolean;
+  /** Whether something was written since it was asked last. */
+  wrote(): boolean;
 }
 
 /** Reads a log to its end; gzip and zstd are unpacked. */
@@ -98,12 +106,77 @@ async function readLog(file: string, sink: Sink): Promise<void> {
     refuseOtherThanText(buffer.subarray(0, first));
     if (packed >>> 16 === 0x1f8b) return await unpack(createGunzip(), fd, buffer, first, (chunk) => sink.push(chunk));
     if (packed === 0x28b52ffd) return await unpack(zstd(), fd, buffer, first, (chunk) => sink.push(chunk));
-    if (first > 0) sink.push(buffer.subarray(0, first));
-    while (sink.fill((into) => readChunk(fd, into)) > 0);
+    const survey = startSurvey(fd, first);
+    let at: number | null = null;
+    try {
+      if (first > 0) sink.push(buffer.subarray(0, first));
+      // From then on it is read by place: the search has moved nothing.
+      if (survey !== null) at = await readSurveyed(fd, first, survey, sink);
+    } finally {
+      survey?.close();
+    }
+    for (;;) {
+      const size = sink.fill((into) => readChunk(fd, into, at));
+      if (size === 0) break;
+      if (at !== null) at += size;
+      if (sink.wrote()) await written();
+    }
   } finally {
     if (fd !== 0) closeSync(fd);
   }
 }
+
+/** A piece of a file that is passed as a whole or read; at least 64 KiB, as `pass` wants them. */
+const blockSize = 128 * 1024;
+/** Below this, loading the addon takes longer. */
+const worthIt = 128 * blockSize;
+
+/** A native search in a file, under way, that says which blocks of it may be passed; null where there is none. */
+function startSurvey(fd: number, from: number): LogSurvey | null {
+  const stat = fstatSync(fd);
+  if (fd === 0 || !stat.isFile() || stat.size - from < worthIt) return null;
+  try {
+    const blocks = Math.floor((stat.size - from) / blockSize);
+    return loadAddon().survey(fd, from, blocks, blockSize, Math.min(4, availableParallelism()));
+  } catch {
+    // Without the addon the log is read without.
+    return null;
+  }
+}
+
+/** Reads the blocks that were surveyed, from `from` on; where it left off. */
+async function readSurveyed(fd: number, from: number, survey: LogSurvey, sink: Sink): Promise<number> {
+  let at = from;
+  const read = (into: Uint8Array): number => readSync(fd, into, 0, Math.min(into.length, end - at), at);
+  let end = at;
+  const blocks = blocksOf(survey);
+  for (let step = blocks.next(); !step.done;) {
+    const lines = step.value;
+    step = blocks.next();
+    end = at + blockSize;
+    // A record may have begun in the block before it.
+    if (lines >= 0 && !step.done && step.value >= 0 && sink.pass(lines)) at = end;
+    while (at < end) {
+      const size = sink.fill(read);
+      // It has been cut meanwhile.
+      if (size === 0) return at;
+      at += size;
+    }
+    if (sink.wrote()) await written();
+  }
+  return at;
+}
+
+function* blocksOf(survey: LogSurvey): Generator<number, void> {
+  for (;;) {
+    const found = survey.next();
+    if (found.length === 0) return;
+    yield* found;
+  }
+}
+
+/** A stream keeps what was written to it until the event loop has had its turn. */
+const written = (): Promise<void> => new Promise((done) => setImmediate(done));
 
 /** A packed or binary file holds no log that could be read, so it must not be told as one without kills. */
 function refuseOtherThanText(start: Buffer): void {
@@ -124,10 +197,10 @@ function refuseOtherThanText(start: Buffer): void {
   if (odd > 8 && odd > sample.length * 0.03) throw new Error("it is not text");
 }
 
-function readChunk(fd: number, buffer: Uint8Array): number {
+function readChunk(fd: number, buffer: Uint8Array, position: number | null = null): number {
   for (;;) {
     try {
-      return readSync(fd, buffer, 0, buffer.length, null);
+      return readSync(fd, buffer, 0, buffer.length, position);
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
       if (code === "EOF") return 0;
@@ -168,16 +241,25 @@ async function unpack(
 }
 
 /** Writes what one chunk of the log told in one go. */
-function gathered(streams: Streams): { write(text: string): void; flush(): void } {
+function gathered(streams: Streams): { write(text: string): void; flush(): void; wrote(): boolean } {
   let text = "";
+  let wrote = false;
+  const flush = (): void => {
+    if (text === "") return;
+    streams.stdout.write(text);
+    text = "";
+    wrote = true;
+  };
   return {
     write(more) {
       text += more;
-      if (text.length > chunkSize) this.flush();
+      if (text.length > chunkSize) flush();
     },
-    flush() {
-      if (text !== "") streams.stdout.write(text);
-      text = "";
+    flush,
+    wrote() {
+      const before = wrote;
+      wrote = false;
+      return before;
     },
   };
 }

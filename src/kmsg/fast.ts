@@ -28,6 +28,11 @@ export function createLogScanner(options: OomScanOptions = {}): {
   push(chunk: string | Uint8Array): OomKill[];
   /** As `push`, without a copy: `read` puts bytes into the buffer it is given and tells how many, 0 at the end. */
   fill(read: (into: Uint8Array) => number): { size: number; kills: OomKill[] };
+  /**
+   * Takes so many lines as read, of at least 64 KiB of the log in which, and in 64 KiB behind which, no place is that the
+   * search for records stops at (find.ts). False, and nothing is done, where they matter all the same.
+   */
+  pass(lines: number): boolean;
   end(): OomScan;
 } {
   let engine: Engine | null = null;
@@ -85,6 +90,7 @@ export function createLogScanner(options: OomScanOptions = {}): {
       const size = read(first);
       return { size, kills: size === 0 ? [] : choose(first.subarray(0, size), false) };
     },
+    pass: (lines) => engine?.pass(lines) ?? false,
     end() {
       const rest = encoder.encode(surrogate);
       const kills = engine === null ? choose(rest, true) : engine.push(rest, decoded);
@@ -101,6 +107,7 @@ interface Engine {
   /** `decoded`: the bytes were made of text. */
   push(bytes: Uint8Array, decoded?: boolean): OomKill[];
   fill(read: (into: Uint8Array) => number): { size: number; kills: OomKill[] };
+  pass(lines: number): boolean;
   end(): OomScan;
 }
 
@@ -122,6 +129,7 @@ export function createThorough(options: OomScanOptions): Engine {
       const size = read(room);
       return { size, kills: size === 0 ? [] : feed(reader.push(room.subarray(0, size))) };
     },
+    pass: () => false,
     end() {
       const kills = feed(reader.end());
       const scan = scanner.end();
@@ -140,6 +148,8 @@ const AHEAD = 8;
 const PREVIOUS = 500;
 const CONTEXT = 2 * (PREVIOUS + 1);
 const NEWLINE = 10;
+// What the finder's places begin with: k, K, O, M, T.
+const FIRST = [107, 75, 79, 77, 84];
 
 /** Passes over lines without reading them, unless they may matter to the reader or the scanner: these it reads in order. */
 function createFast(options: OomScanOptions): Engine {
@@ -354,6 +364,18 @@ function createFast(options: OomScanOptions): Engine {
       end += size;
       run(false);
       return { size, kills: take() };
+    },
+    pass(lines) {
+      // Lines are wanted whatever they hold, or what was found is not decided on.
+      if (follow > 0 || end - at > AHEAD) return false;
+      // One that begins in the last bytes would go on in what is passed.
+      if (FIRST.some((code) => bytes.subarray(at, end).includes(code))) return false;
+      for (; at < end; at++) if (bytes[at] === NEWLINE) extra++;
+      extra += lines;
+      [base, at, end] = [0, 0, 0];
+      // Maybe a line's beginning was passed. Longer ones than what was passed are no record.
+      inside = true;
+      return true;
     },
     end() {
       // Nothing of an earlier chunk may stand behind the end.
