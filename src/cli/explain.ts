@@ -57,7 +57,7 @@ export async function explain(
         return size;
       },
       pass: (lines) => scanner.pass(lines),
-      wrote: out.wrote,
+      wrote: () => out.wrote(),
     });
   } catch (error) {
     const name = file === "-" ? "on standard input" : file;
