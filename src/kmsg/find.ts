@@ -70,31 +70,17 @@ function createPlainFinder(bytes: Uint8Array): Finder {
     find(from, to) {
       let count = 0;
       for (let at = from; at < to; at++) {
-        const code = bytes[at]!;
-        if (code === 10) count++;
-        else if (code === 107 || code === 75) {
-          if (
-            bytes[at + 3] === 108 &&
-            bytes[at + 1] === 105 &&
-            bytes[at + 2] === 108 &&
-            (code === 75 ? afterKill(bytes[at + 4]!) : aroundKill(bytes[at - 1] ?? 0, bytes[at + 4]!))
-          ) {
-            lines += count;
-            return at;
-          }
-        } else if (code === 79) {
-          const next = bytes[at + 1];
-          if (
-            (next === 79 && bytes[at + 2] === 77) ||
-            (next === 117 && bytes[at + 2] === 116 && bytes[at + 3] === 32)
-          ) {
-            lines += count;
-            return at;
-          }
-        } else if (
-          (code === 77 && bytes[at + 7] === 99 && isWord(bytes, at, MEMO)) ||
-          (code === 84 && bytes[at + 3] === 107 && isWord(bytes, at, TASK))
-        ) {
+        // Most bytes are nothing: four at a time, by one table.
+        while (
+          at + 4 <= to &&
+          (KINDS[bytes[at]!]! | KINDS[bytes[at + 1]!]! | KINDS[bytes[at + 2]!]! | KINDS[bytes[at + 3]!]!) === 0
+        )
+          at += 4;
+        if (at >= to) break;
+        const kind = KINDS[bytes[at]!]!;
+        if (kind === 0) continue;
+        if (kind === IS_NEWLINE) count++;
+        else if (isCandidate(bytes, at, kind)) {
           lines += count;
           return at;
         }
@@ -104,6 +90,39 @@ function createPlainFinder(bytes: Uint8Array): Finder {
     },
     lines: () => lines,
   };
+}
+
+// What a byte may begin.
+const IS_NEWLINE = 1;
+const IS_KILL = 2;
+const IS_OUT = 4;
+const IS_MEMORY = 8;
+const IS_TASK = 16;
+const KINDS = new Uint8Array(256);
+KINDS[10] = IS_NEWLINE;
+KINDS[75] = KINDS[107] = IS_KILL;
+KINDS[79] = IS_OUT;
+KINDS[77] = IS_MEMORY;
+KINDS[84] = IS_TASK;
+
+function isCandidate(bytes: Uint8Array, at: number, kind: number): boolean {
+  switch (kind) {
+    case IS_KILL:
+      return (
+        bytes[at + 3] === 108 &&
+        bytes[at + 1] === 105 &&
+        bytes[at + 2] === 108 &&
+        (bytes[at] === 75 ? afterKill(bytes[at + 4]!) : aroundKill(bytes[at - 1] ?? 0, bytes[at + 4]!))
+      );
+    case IS_OUT:
+      return bytes[at + 1] === 79
+        ? bytes[at + 2] === 77
+        : bytes[at + 1] === 117 && bytes[at + 2] === 116 && bytes[at + 3] === 32;
+    case IS_MEMORY:
+      return bytes[at + 7] === 99 && isWord(bytes, at, MEMO);
+    default:
+      return bytes[at + 3] === 107 && isWord(bytes, at, TASK);
+  }
 }
 
 /** Killed, Kill process, or a line's end. */
