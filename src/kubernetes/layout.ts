@@ -60,7 +60,7 @@ export interface ContainerLayout {
 }
 
 export interface VolumeLayout {
-  /** `pod/volume`; `pod/dev-shm` is the sandbox's /dev/shm. */
+  /** `pod/volume`; `pod/dev-shm` (with a dash more where a volume has that name) is the sandbox's /dev/shm. */
   name: string;
   pod: string;
   /** The size option in bytes; null: the kernel's default, half of RAM. */
@@ -571,12 +571,14 @@ function volumesOf(pod: PodSpec, limit: bigint | null, allocatable: bigint, kube
     if (stated > 0n && stated < cap) return { ...common, size: stated, why: `sizeLimit ${sizeLimit}` };
     return { ...common, size: cap, why: stated > 0n ? `sizeLimit ${sizeLimit}, cut to ${from} ${text(cap)}` : from };
   });
+  let name = "dev-shm";
+  while (pod.volumes.some((volume) => volume.name === name)) name += "-";
   const shm: VolumeLayout = {
-    name: `${pod.name}/dev-shm`,
+    name: `${pod.name}/${name}`,
     pod: pod.name,
     size: shmSize,
     why: "the sandbox's /dev/shm, which its containers share",
-    mounts: all.map(({ name }) => ({ container: name, path: "/dev/shm" })),
+    mounts: all.map((container) => ({ container: container.name, path: "/dev/shm" })),
   };
   // A volume mounted there takes its place.
   shm.mounts = shm.mounts.filter(({ container }) =>

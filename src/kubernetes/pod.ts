@@ -258,7 +258,8 @@ export class ManifestReader {
   #integer(place: Value | undefined, field: string): number | null {
     const scalar = place?.scalar();
     if (place === undefined) return null;
-    if (scalar?.kind === "number" && /^[+-]?\d{1,15}$/.test(scalar.text)) return Number(scalar.text);
+    const number = scalar?.kind === "number" && /^[+-]?\d{1,15}$/.test(scalar.text) ? Number(scalar.text) : null;
+    if (number !== null && (field !== "priority" || (number | 0) === number)) return number;
     unmarshal(place, "PodSpec", `spec.${field}`, field === "priority" ? "int32" : "int64");
     return null;
   }
@@ -410,11 +411,12 @@ export class ManifestReader {
         );
     }
     for (const [name, limit] of Object.entries(resources.limits))
-      for (const container of [...initContainers, ...containers]) {
+      for (const [index, container] of containers.entries()) {
         const own = container.limits[name];
+        // The path is the API server's own (pkg/apis/core/validation, validatePodResources).
         if (own !== undefined && parseQuantity(own).nano > parseQuantity(limit).nano)
           (at(at(place, "limits"), name) ?? place).tell(
-            `${prefix}spec.resources.limits[${name}]: Invalid value: "${limit}": must be greater than or equal to the limit of container ${container.name}, ${own}`,
+            `${prefix}spec.resources.containers[${index}][${name}].limits: Invalid value: "${own}": must be less than or equal to pod limits of ${limit}`,
           );
       }
   }
@@ -611,7 +613,9 @@ function unmarshal(place: Value, struct: string, path: string, type: string): un
       : scalar?.kind === "boolean"
         ? "bool"
         : scalar?.kind === "number"
-          ? "number"
+          ? /^int\d+$/.test(type)
+            ? `number ${scalar.text}`
+            : "number"
           : "string";
   return place.tell(`json: cannot unmarshal ${found} into Go struct field ${struct}.${path} of type ${type}`);
 }

@@ -13,6 +13,7 @@ import { ManifestReader, type PodSpec } from "../kubernetes/pod.ts";
 import { at } from "../kubernetes/value.ts";
 import type { JsonSchema } from "./place.ts";
 import { Place, Reader } from "./place.ts";
+import type { ScenarioError } from "./problem.ts";
 import { pressureShape } from "./process.ts";
 import { size, someSize } from "./quantities.ts";
 import { byForm, choice, didYouMean, field, list, map, object } from "./shape.ts";
@@ -164,6 +165,7 @@ const containersOf = (pod: PodSpec): string[] =>
 
 /** Containers are named as in their Pod, or `pod/container` where several Pods come from one manifest. */
 function pressureOf(place: Place, containers: readonly string[]): ProcessSpec[] {
+  const keys = new Map<string, string>();
   return place.entries().flatMap(({ key, at: keyPlace, value }) => {
     const found = containers.filter((name) => name === key || name.endsWith(`/${key}`));
     if (found.length === 0) {
@@ -179,14 +181,38 @@ function pressureOf(place: Place, containers: readonly string[]): ProcessSpec[] 
       keyPlace.wrong(`several containers are named ${JSON.stringify(key)}`, `write one of ${found.join(", ")}`);
       return [];
     }
-    const given = pressureShape.read(value);
     const [name = ""] = found;
+    const other = keys.get(name);
+    if (other !== undefined) {
+      keyPlace.wrong(`${JSON.stringify(key)} and ${JSON.stringify(other)} are the same container`, "name it once");
+      return [];
+    }
+    keys.set(name, key);
+    const given = pressureShape.read(value);
     return given === undefined ? [] : [{ ...given, name, cgroup: name, ...keyPlace.position }];
   });
 }
 
-/** The node and the Pods of a scenario; the names they bring are known from then on. */
-export function kubernetesOf(given: PodsGiven, stated: NodeSpec | undefined, reader: Reader): KubernetesSpec {
+/** A Pod of a namespace and a container of a Pod can have the same name here: what is said of it would be said of both. */
+function checkPodNames(pods: readonly PodSpec[], place: Place): void {
+  const containers = new Set(pods.flatMap(containersOf));
+  for (const { name } of pods)
+    if (containers.has(name))
+      place.wrong(
+        `${JSON.stringify(name)} is a Pod (${name.replace("/", "'s ")}) and a container (of Pod ${name.replace("/", ", ")})`,
+        "give one of them another name",
+      );
+}
+
+/** The node and the Pods of a scenario; the names they bring are known from then on. `top`: the scenario. */
+export function kubernetesOf(
+  given: PodsGiven,
+  stated: NodeSpec | undefined,
+  top: Place,
+  reader: Reader,
+): KubernetesSpec {
+  const entries = top.entries();
+  checkPodNames(given.pods, entries.find(({ key }) => key === "pods")?.at ?? top);
   const spec: KubernetesSpec = {
     node: stated ?? defaultNode(defaultKubelet(newestMinor)),
     pods: given.pods,
@@ -198,6 +224,7 @@ export function kubernetesOf(given: PodsGiven, stated: NodeSpec | undefined, rea
   };
   for (const { name } of spec.pods) reader.names.pod.add(name);
   for (const name of spec.pods.flatMap(containersOf)) reader.names.process.add(name);
+  const taken = new Set<string>();
   // Names do not depend on sizes; both versions' are known, because the machine decides on one later.
   for (const cgroupVersion of [1, 2] as const)
     for (const kubelet of [
@@ -213,7 +240,13 @@ export function kubernetesOf(given: PodsGiven, stated: NodeSpec | undefined, rea
         swap: 0n,
         swapController: false,
       }).cgroups)
-        reader.names.cgroup.add(name);
+        taken.add(name);
+  for (const { key, at: place } of entries.find(({ key }) => key === "cgroups")?.value.entries() ?? []) {
+    if (reader.names.pod.has(key)) place.wrong(`a cgroup and a Pod are both named ${JSON.stringify(key)}`);
+    else if (taken.has(key))
+      place.wrong(`${JSON.stringify(key)} is a cgroup that the kubelet makes`, "name yours otherwise");
+  }
+  for (const name of taken) reader.names.cgroup.add(name);
   return spec;
 }
 
@@ -233,6 +266,15 @@ export class ManifestFile {
       if (this.#kubelet === undefined) this.#kubelet = readKubeletConfig(top, newestMinor);
       else top.wrong("a node has one kubelet: a KubeletConfiguration stands twice in this file");
     } else this.#reader.read(top);
+  }
+
+  /** What is wrong with the Pods of all documents together. */
+  get problems(): ScenarioError[] {
+    if (this.#first === undefined) return [];
+    const { problems } = this.#first.reader;
+    const known = problems.length;
+    checkPodNames(this.#reader.result.pods, this.#first);
+    return problems.slice(known);
   }
 
   /** null: no manifest in it has a Pod. */

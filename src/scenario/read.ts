@@ -87,6 +87,7 @@ export function readText(
     problems.push(...reader.problems);
     scenarios.push(scenario);
   }
+  problems.push(...manifests.problems);
   const found = manifests.result;
   if (found !== null && problems.length === 0) {
     const [only, ...others] = found.spec.pods;
@@ -141,15 +142,13 @@ function readDocument(
   ) {
     top.wrong("expected the key processes: nothing presses", "such as processes: { hog: { stress: { anon: 64Mi } } }");
   }
-  const kubernetes = given.pods === undefined ? undefined : kubernetesOf(given.pods, given.node, reader);
+  const kubernetes = given.pods === undefined ? undefined : kubernetesOf(given.pods, given.node, top, reader);
   if (given.node !== undefined && top.entries().every(({ key }) => key !== "pods"))
     top.wrong("node describes where Pods run: expected the key pods", "such as pods: [{ manifest: pod.yaml }]");
   if (given.node?.memory && given.machine?.memory)
     top.wrong("node.memory and machine.memory say the same thing twice", "leave out machine.memory");
   if (given.node?.swap && given.machine?.swap)
     top.wrong("node.swap and machine.swap say the same thing twice", "leave out machine.swap");
-  for (const { name } of given.cgroups ?? [])
-    if (reader.names.pod.has(name)) top.wrong(`a cgroup and a Pod are both named ${JSON.stringify(name)}`);
   checkReferences(reader);
   if (reader.problems.length > 0) return undefined;
   const steps = given.steps ?? [];

@@ -246,3 +246,44 @@ describe("a wrong manifest is told in the API server's words, at its place", () 
     ]);
   });
 });
+
+describe("names that would be said of two things", () => {
+  test("a Pod of a namespace and a container of another Pod", () => {
+    const inNamespace = pod(`containers: [ ${small} ]`).replace("{ name: web }", "{ name: a, namespace: web }");
+    const [problem, ...others] = problems(`${inNamespace}---\n${pod(`containers: [ ${small} ]`)}`);
+    expect(problem).toBe('pod.yaml:1:1: "web/a" is a Pod (web\'s a) and a container (of Pod web, a)');
+    expect(others).toEqual([]);
+  });
+
+  test("a cgroup of the scenario and a Pod, or a cgroup of the kubelet's", () => {
+    const manifest = `{apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {containers: [ ${small} ]}}`;
+    expect(problems(`cgroups: { web: {}, kubepods.slice: {} }\npods:\n  - manifest: ${manifest}\n`)).toEqual([
+      'pod.yaml:1:12 cgroups.web: a cgroup and a Pod are both named "web"',
+      'pod.yaml:1:21 cgroups.kubepods.slice: "kubepods.slice" is a cgroup that the kubelet makes',
+    ]);
+  });
+
+  test("one container under both of its names in pressure", () => {
+    const manifest = `{apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {containers: [ ${small} ]}}`;
+    const pressure = "{ a: { stress: { anon: 1Mi } }, web/a: { stress: { anon: 1Mi } } }";
+    expect(problems(`pods:\n  - manifest: ${manifest}\n    pressure: ${pressure}\n`)).toEqual([
+      expect.stringContaining('pods[0].pressure.web/a: "web/a" and "a" are the same container'),
+    ]);
+  });
+});
+
+describe("numbers and limits beyond what is allowed", () => {
+  test("a priority beyond int32", () => {
+    expect(problems(pod("priority: 99999999999\ncontainers: [ { name: a } ]"))).toEqual([
+      "pod.yaml:5:13: json: cannot unmarshal number 99999999999 into Go struct field PodSpec.spec.priority of type int32",
+    ]);
+  });
+
+  test("a container's limit over its Pod's", () => {
+    const spec =
+      "resources: { limits: { memory: 20Mi } }\ncontainers: [ { name: a, resources: { limits: { memory: 50Mi } } } ]";
+    expect(problems(pod(spec))).toEqual([
+      'pod.yaml:5:34: spec.resources.containers[0][memory].limits: Invalid value: "50Mi": must be less than or equal to pod limits of 20Mi',
+    ]);
+  });
+});
