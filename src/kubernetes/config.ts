@@ -352,7 +352,10 @@ function assemble(top: Value | undefined, minor: number, given: Given): KubeletC
     podLevelResources: gate("PodLevelResources"),
     sizeMemoryBackedVolumes: gate("SizeMemoryBackedVolumes"),
     qosReservedMemory: gate("QOSReserved") ? qosReserved(maps.get("qosReserved")) : null,
-    ignored: (top?.entries() ?? []).map(({ key }) => key).filter((key) => FIELDS.has(key) && !ABOUT_MEMORY.has(key)),
+    ignored: [
+      ...(top?.entries() ?? []).map(({ key }) => key).filter((key) => FIELDS.has(key) && !ABOUT_MEMORY.has(key)),
+      ...[...gates.keys()].filter((name) => !Object.hasOwn(GATES, name)).map((name) => `featureGates.${name}`),
+    ],
   };
 }
 
@@ -410,6 +413,11 @@ function reserved(map: Map<string, { text: string; place: Value }> | undefined):
 }
 
 function swapBehavior(place: Value | undefined, minor: number, on: boolean): KubeletConfig["swapBehavior"] {
+  if (place !== undefined && !place.isMap)
+    place.wrong(
+      `memorySwap: expected a mapping; got ${place.found}`,
+      "such as memorySwap: { swapBehavior: LimitedSwap }",
+    );
   for (const { key, at: keyPlace } of place?.entries() ?? [])
     if (key !== "swapBehavior")
       keyPlace.wrong(

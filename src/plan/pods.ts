@@ -332,6 +332,16 @@ export function plannedPods(
   const notes = [...kubernetes.warnings];
   if (node.kubelet.failCgroupV1 && machine.version === 1)
     notes.push(`kubelet 1.${node.kubelet.minor} starts on cgroup v1 only with failCgroupV1: false`);
+  const reserved = BigInt(node.kubelet.kubeReserved) + BigInt(node.kubelet.systemReserved);
+  if (reserved > BigInt(machine.memTotal))
+    notes.push(
+      `such a kubelet does not start: Resource "memory" has a reservation of ${reserved} but capacity of ${machine.memTotal}. Expected capacity >= reservation.`,
+    );
+  for (const { name, priority, priorityClassName } of pods)
+    if (priorityClassName !== null && priority === null)
+      notes.push(
+        `${name}: what its priorityClassName ${priorityClassName} is worth is not in these files, taken for 0: spec.priority tells it (kubectl get pod shows it)`,
+      );
   if (node.kubelet.failSwapOn && machine.swap > 0)
     notes.push("the node has swap, and a kubelet with failSwapOn (the default) does not start there");
   return {

@@ -144,3 +144,13 @@ describe("a KubeletConfiguration as it is", () => {
     ]);
   });
 });
+
+test("what has no effect here is listed, gates too; a memorySwap that is no mapping is an error", () => {
+  expect(kubelet(37, "{ podPidsLimit: 100, featureGates: { NodeSwap: true, CPUManager: true } }").ignored).toEqual([
+    "podPidsLimit",
+    "featureGates.CPUManager",
+  ]);
+  expect(problems('{ kubeletVersion: "1.37", kubelet: { memorySwap: LimitedSwap } }')).toEqual([
+    expect.stringContaining("memorySwap: expected a mapping; got LimitedSwap"),
+  ]);
+});

@@ -263,3 +263,18 @@ describe("what a turn came to, in a sentence", () => {
     expect(turnNote({ ...planned, pods: null }, [], all, false)).toBeNull();
   });
 });
+
+test("a plan notes reservations beyond the node and classes whose value it cannot know", () => {
+  const [scenario] = parseScenarios(
+    `node: { memory: 1Gi, kubelet: { kubeReserved: { memory: 2Gi } } }
+pods: [ { manifest: { apiVersion: v1, kind: Pod, metadata: { name: p }, spec: { priorityClassName: gold, containers: [ { name: a } ] } } } ]
+`,
+    "x.yaml",
+  );
+  expect(plan(scenario!, {}, "vm").pods?.notes).toEqual(
+    expect.arrayContaining([
+      expect.stringMatching(/^such a kubelet does not start: .*reservation of 2147483648 but capacity of \d+\./),
+      expect.stringMatching(/^p: what its priorityClassName gold is worth/),
+    ]),
+  );
+});
