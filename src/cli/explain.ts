@@ -128,6 +128,8 @@ async function readLog(file: string, sink: Sink): Promise<void> {
 
 /** A piece of a file that is passed as a whole or read; at least 64 KiB, as `pass` wants them. */
 const blockSize = 128 * 1024;
+/** So many in a row that hold something: of such a log nothing is passed, and the search only takes time. */
+const busyBlocks = 256;
 /** Below this, loading the addon takes longer. */
 const worthIt = 128 * blockSize;
 
@@ -150,6 +152,7 @@ async function readSurveyed(fd: number, from: number, survey: LogSurvey, sink: S
   const read = (into: Uint8Array): number => readSync(fd, into, 0, Math.min(into.length, end - at), at);
   let end = at;
   const blocks = blocksOf(survey);
+  let busy = 0;
   for (let step = blocks.next(); !step.done;) {
     const lines = step.value;
     step = blocks.next();
@@ -163,6 +166,8 @@ async function readSurveyed(fd: number, from: number, survey: LogSurvey, sink: S
       at += size;
     }
     if (sink.wrote()) await written();
+    busy = lines < 0 ? busy + 1 : 0;
+    if (busy === busyBlocks) return at;
   }
   return at;
 }

@@ -77,7 +77,7 @@ describe("a KubeletConfiguration as it is", () => {
       kernelMemcgNotification: true,
       swapBehavior: "LimitedSwap",
       memoryQoS: true,
-      ignored: ["clusterDNS", "maxPods"],
+      ignored: ["clusterDNS", "maxPods", "featureGates.CustomCPUCFSQuotaPeriod"],
     });
   });
 
