@@ -37,14 +37,14 @@ function run(folder, flags, { snapshots = true, scenarios = 1, env = {} } = {}) 
   return ms;
 }
 
-/** The newest entry of a kind in the cache. @param {string} kind */
+/** An entry of the cache; of the kernels the one that a run takes without a word. @param {"kernel" | "busybox"} kind */
 function entry(kind) {
   const base = process.env["XDG_CACHE_HOME"];
   const folder = join(base?.startsWith("/") ? base : join(process.env["HOME"] ?? "/root", ".cache"), "oomlab");
-  const name = readdirSync(folder)
-    .filter((file) => file.startsWith(`${kind}-`) && !file.endsWith(".note"))
-    .toSorted()
-    .at(-1);
+  const name =
+    kind === "kernel"
+      ? JSON.parse(readFileSync(join(folder, "kernel-default.note"), "utf8")).value
+      : readdirSync(folder).find((file) => file.startsWith(`${kind}-`) && !file.endsWith(".note"));
   if (name === undefined) throw new BenchError(`the cache ${folder} holds no ${kind}`);
   return join(folder, name);
 }

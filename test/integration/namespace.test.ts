@@ -22,10 +22,15 @@ processes: { hog: { cgroup: app, stress: { anon: 64Mi } } }
 expect: { oom: memcg, limit: app, victims: [hog] }
 `;
 
-test(
-  "oomlab as a container's only process leaves its root cgroup, so that scenarios can be limited below it",
+/** The shell that unshares stands outside, as a container engine does: only what it starts is in the box. */
+const pids = ["--pid", "--fork", "--mount"];
+test.each([
+  ["its pids those of the host", []],
+  ["a pid namespace of its own", pids],
+])(
+  "oomlab as a container's only process (%s) leaves its root cgroup, so that scenarios can be limited below it",
   able,
-  async () => {
+  async (_, flags) => {
     const box = join(mount ?? "", "oomlab.box");
     const folder = mkdtempSync(join(tmpdir(), "oomlab-test-namespace-"));
     const file = join(folder, "over.yaml");
@@ -33,31 +38,17 @@ test(
     try {
       writeFileSync(join(mount ?? "", "cgroup.subtree_control"), "+memory");
       mkdirSync(box);
-      const inside = 'umount /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec "$@"';
-      const { stdout, stderr } = await execa(
-        "sh",
-        [
-          "-c",
-          `echo $$ > ${box}/cgroup.procs && exec "$@"`,
-          "sh",
-          unshare ?? "",
-          "--cgroup",
-          "--mount",
-          "sh",
-          "-c",
-          inside,
-          "sh",
-          process.execPath,
-          bin,
-          "run",
-          "--machine",
-          "host",
-          "--reporter",
-          "json",
-          file,
-        ],
-        { reject: false },
-      );
+      const own = flags.length === 0 ? "" : "mount -t proc proc /proc && ";
+      const inside = `umount /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && ${own}exec "$@"`;
+      const enter = `echo $$ > ${box}/cgroup.procs && exec "$@"`;
+      const program = [process.execPath, bin, "run", "--machine", "host", "--reporter", "json", file];
+      const command = [
+        ...(flags.length === 0 ? [] : [unshare ?? "", ...flags]),
+        ...["sh", "-c", enter, "sh"],
+        ...[unshare ?? "", "--cgroup", "--mount", "sh", "-c", inside, "sh"],
+        ...program,
+      ];
+      const { stdout, stderr } = await execa(command[0] ?? "", command.slice(1), { reject: false });
       expect(stderr).toBe("");
       const kill = {
         process: "hog",
