@@ -191,6 +191,45 @@ expect: { oom: memcg, limit: box, victims: [big], survivors: [small], exit: { bi
     expect(exitCode).toBe(0);
   });
 
+  test("what is in it runs the blog's first case on cgroup v2, in a VM", async () => {
+    const from = join(folder, "image");
+    mkdirSync(from);
+    const [program = "", ...before] = engine;
+    // No engine runs in a guest: the image's own files do.
+    const unpack = execa("tar", ["-x", "-C", from], { stdin: "pipe" });
+    const packed = execa(
+      program,
+      [
+        ...before,
+        "run",
+        "--rm",
+        "--network=none",
+        ...ulimits,
+        "--entrypoint",
+        "tar",
+        image,
+        "-c",
+        "-C",
+        "/opt/oomlab",
+        ".",
+      ],
+      { stdout: "pipe", buffer: false, encoding: "buffer" },
+    );
+    await packed.pipe(unpack);
+    const args = ["run", "--machine", "vm", "--cgroup", "v2", "-g", "^a container (over|within) its limit$"];
+    const scenarios = join(from, "scenarios/blog/container-over-its-limit.yaml");
+    const { stdout, exitCode } = await execa(
+      process.execPath,
+      [join(from, "dist/oomlab.cjs"), ...args, "--reporter", "json", scenarios],
+      { reject: false },
+    );
+    expect(scenariosOf(stdout)).toMatchObject([
+      { name: "a container over its limit", status: "passed", machine: "vm" },
+      { name: "a container within its limit", status: "passed", machine: "vm" },
+    ]);
+    expect(exitCode).toBe(0);
+  });
+
   test("not privileged it says which flag to add and ends with 3", async () => {
     const { stdout, exitCode } = await inside([]);
     expect(stdout).toMatch(/skipped: .*run it with --privileged/);
