@@ -317,9 +317,13 @@ describe("machines that lack something", needs(canRun), () => {
     expect(exitCode).toBe(3);
   });
 
-  test("without the native part it says how to build it", async () => {
-    const copy = join(folder, "unbuilt");
-    mkdirSync(copy);
+  test.each([
+    ["a checkout", true, "npm run setup"],
+    ["an installed package", false, "npm run build:native"],
+  ])("without the native part %s says how to build it", async (what, hasSetup, command) => {
+    const copy = join(folder, what);
+    mkdirSync(join(copy, "scripts"), { recursive: true });
+    if (hasSetup) copyFileSync(join(root, "scripts/setup.mjs"), join(copy, "scripts/setup.mjs"));
     cpSync(join(root, "dist"), join(copy, "dist"), { recursive: true });
     copyFileSync(join(root, "scenarios/memcg/own-limit.yaml"), join(copy, "own-limit.yaml"));
     for (const args of [
@@ -330,7 +334,7 @@ describe("machines that lack something", needs(canRun), () => {
       const { stdout, stderr, exitCode } = await execa(process.execPath, [join(copy, "dist/oomlab.cjs"), ...args], {
         reject: false,
       });
-      expect(`${stdout}${stderr}`).toMatch(/the native part is not built.*\n.*run `npm run setup`/);
+      expect(`${stdout}${stderr}`).toMatch(new RegExp(`the native part is not built.*\n.*run \`${command}\``));
       expect(`${stdout}${stderr}`).not.toMatch(/^\s+at /m);
       expect(exitCode).toBe(3);
     }
