@@ -44,8 +44,17 @@ test.each([
       const program = [process.execPath, bin, "run", "--machine", "host", "--reporter", "json", file];
       const command = [
         ...(flags.length === 0 ? [] : [unshare ?? "", ...flags]),
-        ...["sh", "-c", enter, "sh"],
-        ...[unshare ?? "", "--cgroup", "--mount", "sh", "-c", inside, "sh"],
+        "sh",
+        "-c",
+        enter,
+        "sh",
+        unshare ?? "",
+        "--cgroup",
+        "--mount",
+        "sh",
+        "-c",
+        inside,
+        "sh",
         ...program,
       ];
       const { stdout, stderr } = await execa(command[0] ?? "", command.slice(1), { reject: false });
