@@ -29,6 +29,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <unordered_set>
 #include <vector>
@@ -497,9 +498,16 @@ Napi::Value SurveyLog(const Napi::CallbackInfo& info) {
   };
   const uint32_t size = ToUnsigned(info[3], "blockSize");
   if (size == 0 || size % 128 != 0) Reject(env, "blockSize", "a multiple of 128");
-  const auto survey = std::make_shared<std::unique_ptr<Survey>>(
-      new Survey(ToInt(info[0], "fd"), natural(1, "offset"), natural(2, "blocks"), size,
-                 ToUnsigned(info[4], "threads")));
+  const int fd = ToInt(info[0], "fd");
+  const uint64_t offset = natural(1, "offset");
+  const uint64_t blocks = natural(2, "blocks");
+  const uint32_t threads = ToUnsigned(info[4], "threads");
+  const auto survey = std::make_shared<std::unique_ptr<Survey>>();
+  try {
+    survey->reset(new Survey(fd, offset, blocks, size, threads));
+  } catch (const std::system_error& error) {
+    throw SystemError(env, "", "thread", error.code().value());
+  }
   Napi::Object handle = Napi::Object::New(env);
   handle.Set("next", Napi::Function::New(env, [survey](const Napi::CallbackInfo& call) {
                const std::vector<int32_t> found =

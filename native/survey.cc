@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <memory>
 #include <new>
+#include <system_error>
 #ifdef __x86_64__
 #include <cpuid.h>
 #endif
@@ -150,9 +151,9 @@ Survey::Survey(int fd, uint64_t offset, uint64_t blocks, size_t block_size, unsi
       results_(kAhead) {
   try {
     for (unsigned i = 0; i < std::max(1u, threads); i++) threads_.emplace_back([this] { Work(); });
-  } catch (...) {
-    Stop();
-    throw;
+  } catch (const std::system_error&) {
+    // Where the system gives no more threads, fewer do the work.
+    if (threads_.empty()) throw;
   }
 }
 
