@@ -316,6 +316,33 @@ function memory(lab) {
   row(lab, "RSS of oomlab while it runs 10 scenarios", rss, "MB", { goal: 90 });
 }
 
+/** @param {Lab} lab */
+function predict(lab) {
+  const file = join(root, "scenarios/kubernetes/rate.yaml");
+  const points = join(lab.temporary, "points.csv");
+  const args = ["-g", "polls$", "--vary", "process.rate=4Mi/s..64Mi/s", "--vary", "process.delay=0s..9s"];
+  const { seconds } = interleaved("predict", Math.min(lab.rounds, 5), {
+    seconds: () =>
+      // All on one core: what else Node does counts too.
+      command(
+        lab,
+        "taskset",
+        "-c",
+        "0",
+        process.execPath,
+        cli,
+        "predict",
+        file,
+        ...args,
+        "--steps",
+        "1000,1000",
+        "--reporter",
+        `csv=${points}`,
+      ).ns / 1e9,
+  });
+  row(lab, "oomlab predict: 1,000,000 points as CSV, on one core", seconds, "s", { goal: 5 });
+}
+
 // ---- all of it
 
 /** @param {Lab} lab */
@@ -343,6 +370,7 @@ const parts = {
   fifty,
   memory,
   explain: kernelLogs,
+  predict,
   vm: machineOfItsOwn,
   node: wholeNode,
 };

@@ -3,12 +3,12 @@ import { fstatSync, readFileSync } from "node:fs";
 import { relative, resolve } from "node:path";
 import { isatty } from "node:tty";
 import { Argument, Command, CommanderError, InvalidArgumentError, Option } from "commander";
-import type { RunOptions, Streams } from "./api.ts";
+import type { GridOptions, RunOptions, Streams } from "./api.ts";
 import { version } from "./api/streams.ts";
 import { createWindow } from "./cli/window.ts";
 import { OomlabError } from "./errors.ts";
 import { reporters } from "./report/index.ts";
-import { parseDuration } from "./units.ts";
+import { parseDuration, parseRate, parseSize } from "./units.ts";
 
 /** Runs one command line (without node and script); resolves to its exit status. */
 export async function main(argv: string[]): Promise<number> {
@@ -89,6 +89,80 @@ export function commands(streams: Streams, interrupt: AbortController, exit: (st
       const stop = handleSignals(interrupt);
       try {
         exit(await (await import("./api.ts")).run(runOptions(paths, flags), streams));
+      } finally {
+        stop();
+      }
+    });
+
+  const grid = (command: Command): Command =>
+    command
+      .argument("<path>", "a scenario file; - for stdin")
+      .option(
+        "--vary <name=range>",
+        "a number of the scenario and its values: process.rate=5Mi/s..500Mi/s, or a list A,B,C; repeatable",
+        collect,
+        [] as string[],
+      )
+      .option("--steps <n>", "values of a range, for each --vary: 20 or 20,5 (default: 10)", steps)
+      .addOption(new Option("--scale <name>", "how a range is divided").choices(["linear", "log"]).default("linear"))
+      .option("-g, --grep <regexp>", "the scenario of that name, where the file holds several", regexp)
+      .option("--timeout <duration>", "for each point, e.g. 90s (default: 60s)", duration)
+      .addOption(cgroupVersion())
+      .addOption(
+        new Option("--reporter <name[=file]>", "terminal, csv, json, html; repeatable; without =file on stdout")
+          .argParser(collect)
+          .default([] as string[], "terminal"),
+      );
+
+  grid(program.command("sweep").description("run a scenario over a range of its numbers, tell where the outcome flips"))
+    .addOption(
+      new Option("--machine <name>", "where to run").choices(["auto", "host", "vm", "container"]).default("auto"),
+    )
+    .option("--kernel <version|path>", "kernel of the VM")
+    .option("-j, --jobs <n>", "run so many points at a time", count("--jobs"), 1)
+    .option("--output <dir>", "the points' records; those that are there are not run again (default: sweep-NAME)")
+    .option("--allow-host-oom", "run on this machine what could drain it")
+    .option("--list", "list the points, run nothing")
+    .option("-v, --verbose", "say more on stderr")
+    .action(async (path: string, flags: SweepFlags) => {
+      const stop = handleSignals(interrupt);
+      try {
+        const options = {
+          ...gridOptions(path, flags),
+          machine: flags.machine,
+          jobs: flags.jobs,
+          allowHostOom: flags.allowHostOom ?? false,
+          list: flags.list ?? false,
+          verbose: flags.verbose ?? false,
+          ...(flags.kernel === undefined ? {} : { kernel: flags.kernel }),
+          ...(flags.output === undefined ? {} : { output: flags.output }),
+        };
+        exit(await (await import("./api.ts")).sweep(options, streams));
+      } finally {
+        stop();
+      }
+    });
+
+  grid(
+    program
+      .command("predict")
+      .description("tell the same from a model of the node, its kubelet and its OOM killer, without a run"),
+  )
+    .option("--working-set <size>", "the node's working set before anything presses (default: the VM's)", size)
+    .option("--reserve <size>", "what of the node's memory no process can have (default: the VM's)", size)
+    .option("--stall <duration>", "how long the kernel tries to reclaim before it kills (default: the VM's)", duration)
+    .option("--touch-rate <rate>", "how fast memory is taken at most (default: the VM's)", rate)
+    .action(async (path: string, flags: PredictFlags) => {
+      const stop = handleSignals(interrupt);
+      try {
+        const { workingSet, reserve, stall, touchRate } = flags;
+        const node = {
+          ...(workingSet === undefined ? {} : { workingSet }),
+          ...(reserve === undefined ? {} : { reserve, reserveShare: 0 }),
+          ...(stall === undefined ? {} : { stallMs: stall }),
+          ...(touchRate === undefined ? {} : { touchRate }),
+        };
+        exit(await (await import("./api.ts")).predict({ ...gridOptions(path, flags), node }, streams));
       } finally {
         stop();
       }
@@ -216,6 +290,62 @@ interface RunFlags {
   verbose?: boolean;
 }
 
+interface GridFlags {
+  vary: string[];
+  steps?: number[];
+  scale: "linear" | "log";
+  grep?: RegExp;
+  timeout?: number;
+  cgroup?: 1 | 2;
+  reporter: string[];
+}
+
+interface SweepFlags extends GridFlags {
+  machine: RunOptions["machine"];
+  kernel?: string;
+  jobs: number;
+  output?: string;
+  allowHostOom?: boolean;
+  list?: boolean;
+  verbose?: boolean;
+}
+
+interface PredictFlags extends GridFlags {
+  workingSet?: number;
+  reserve?: number;
+  stall?: number;
+  touchRate?: number;
+}
+
+const gridOptions = (
+  path: string,
+  { vary, steps, scale, grep, timeout, cgroup, reporter }: GridFlags,
+): GridOptions => ({
+  path,
+  vary,
+  steps: steps ?? [],
+  scale,
+  reporters: reporter,
+  ...(grep === undefined ? {} : { grep }),
+  ...(timeout === undefined ? {} : { timeoutMs: timeout }),
+  ...(cgroup === undefined ? {} : { cgroup }),
+});
+
+const cgroupVersion = (): Option =>
+  new Option("--cgroup <version>", "v1 or v2").argParser((value): 1 | 2 => {
+    if (value === "v1") return 1;
+    if (value === "v2") return 2;
+    throw new InvalidArgumentError("Expected v1 or v2.");
+  });
+
+function steps(value: string): number[] {
+  return value.split(",").map((word) => {
+    if (!/^\d{1,7}$/.test(word) || Number(word) < 2)
+      throw new InvalidArgumentError("Expected whole numbers from 2, such as 20 or 20,5.");
+    return Number(word);
+  });
+}
+
 function runOptions(paths: string[], flags: RunFlags): RunOptions {
   return {
     paths,
@@ -254,13 +384,7 @@ function cgroupVersions(value: string): RunOptions["cgroup"] {
   });
 }
 
-function regexp(value: string): RegExp {
-  try {
-    return new RegExp(value);
-  } catch (error) {
-    throw new InvalidArgumentError((error as Error).message);
-  }
-}
+const regexp = (value: string): RegExp => argument((text) => new RegExp(text))(value);
 
 const natural =
   (flag: string, least = 0) =>
@@ -272,13 +396,20 @@ const natural =
 
 const count = (flag: string): ((value: string) => number) => natural(flag, 1);
 
-function duration(value: string): number {
-  try {
-    return parseDuration(value);
-  } catch (error) {
-    throw new InvalidArgumentError((error as Error).message);
-  }
-}
+/** An argument as a unit's own reader takes it. */
+const argument =
+  <T>(read: (text: string) => T) =>
+  (value: string): T => {
+    try {
+      return read(value);
+    } catch (error) {
+      throw new InvalidArgumentError((error as Error).message);
+    }
+  };
+
+const duration: (value: string) => number = argument(parseDuration);
+const size: (value: string) => number = argument(parseSize);
+const rate: (value: string) => number = argument(parseRate);
 
 function shard(value: string): { index: number; of: number } {
   const [, index, of] = /^(\d{1,4})\/(\d{1,4})$/.exec(value) ?? [];

@@ -28,7 +28,7 @@ import { leastVmMemory, vmCapabilities, vmDemand, vmMemory, type VmSpec, vmSpec 
 import type { PlannedKubelet } from "./kubernetes/kubelet-plan.ts";
 import { formatBytes } from "./units.ts";
 
-export { type PlannedPods, type PlannedVolume, relayPlan, turnsOf } from "./plan/pods.ts";
+export { memTotalOf, type PlannedPods, type PlannedVolume, relayPlan, turnsOf } from "./plan/pods.ts";
 export type { VmSpec } from "./plan/vm.ts";
 
 export type MachineName = "host" | "vm" | "container" | "kubernetes";

@@ -40,6 +40,14 @@ export interface Selection {
   attempt: number;
 }
 
+/** Of a sweep: which point it is. */
+export interface SweepPoint {
+  /** What is varied and the value of each, as the scenario has it. */
+  values: Record<string, string>;
+  /** Of the scenario's text at this point and of where it is run: a record with the same one is of the same run. */
+  digest: string;
+}
+
 export type RunEventBody =
   | {
       type: "run";
@@ -51,6 +59,8 @@ export type RunEventBody =
       capabilities: Capabilities | null;
       /** Absent in records that were made without it. */
       selection?: Selection;
+      /** Of a sweep only. */
+      point?: SweepPoint;
     }
   /** A machine of its own has come up: what the engine in it found. */
   | {

@@ -21,7 +21,8 @@ const allowed: Readonly<Record<string, readonly string[] | "anything">> = {
   engine: ["cgroup", "native", "kmsg", "plan", "record", "kubernetes"],
   machine: ["engine", "plan", "record", "native", "cgroup"],
   report: ["record", "verdict", "kmsg", "plan", "kubernetes"],
-  api: ["scenario", "plan", "machine", "record", "verdict", "report", "kmsg"],
+  sweep: ["scenario", "plan", "record", "verdict", "report", "kmsg", "kubernetes"],
+  api: ["sweep", "scenario", "plan", "machine", "record", "verdict", "report", "kmsg"],
   cli: ["api", "report", "scenario", "kmsg", "native", "machine"],
   workload: ["native"],
   agent: ["cli"],
@@ -37,6 +38,7 @@ const pure: Readonly<Record<string, readonly string[]>> = {
   units: [],
   plan: ["node:path", "node:path/posix"],
   verdict: [],
+  sweep: ["node:crypto"],
   scenario: ["node:path", "node:path/posix"],
 };
 /** The door of scenario/ reads the files. */

@@ -12,15 +12,45 @@ export interface OpenReporters {
 
 /** Opens `name` or `name=file`, the terminal's where none is named. Throws UsageError for a name that there is not, MachineError for a file that cannot be written. */
 export async function openReporters(specs: string[], streams: Streams, info: RunInfo): Promise<OpenReporters> {
+  const { outputs, open, close } = openOutputs(specs, Object.keys(reporters), streams);
+  try {
+    const opened: Reporter[] = [];
+    const around = {
+      summary: null as Output | null,
+      fileName: (file: string) => streams.github?.fileName(file) ?? file,
+    };
+    for (const { name, output } of outputs) {
+      const make = await reporters[name]?.();
+      if (name === "github" && streams.github?.summary !== undefined)
+        around.summary ??= open(
+          streams.github.summary,
+          "a",
+          "GITHUB_STEP_SUMMARY names the file; unset it where there is none",
+        );
+      if (make) opened.push(make(output, info, around));
+    }
+    return { reporters: opened, close };
+  } catch (error) {
+    close();
+    throw error;
+  }
+}
+
+export interface OpenOutputs {
+  outputs: { name: string; output: Output }[];
+  /** Opens one more file, closed with the others. */
+  open: (path: string, flags: "w" | "a", hint: string) => Output;
+  close: () => void;
+}
+
+/** Opens what each `name` or `name=file` writes to; no name is the terminal's. Throws as openReporters. */
+export function openOutputs(specs: readonly string[], names: readonly string[], streams: Streams): OpenOutputs {
   const named = (specs.length > 0 ? specs : ["terminal"]).map((spec) => {
     const [name = "", ...rest] = spec.split("=");
-    const load = Object.hasOwn(reporters, name) ? reporters[name] : undefined;
-    if (!load)
-      throw new UsageError(
-        `there is no reporter ${JSON.stringify(name)}: expected one of ${Object.keys(reporters).join(", ")}`,
-      );
+    if (!names.includes(name))
+      throw new UsageError(`there is no reporter ${JSON.stringify(name)}: expected one of ${names.join(", ")}`);
     if (spec.endsWith("=")) throw new UsageError(`--reporter ${spec} names no file: expected ${name}=FILE`);
-    return { name, load, path: rest.length === 0 ? null : rest.join("=") };
+    return { name, path: rest.length === 0 ? null : rest.join("=") };
   });
   const descriptors: number[] = [];
   const close = (): void => {
@@ -40,24 +70,12 @@ export async function openReporters(specs: string[], streams: Streams, info: Run
     }
   };
   try {
-    const opened: Reporter[] = [];
-    const around = {
-      summary: null as Output | null,
-      fileName: (file: string) => streams.github?.fileName(file) ?? file,
-    };
-    for (const { name, load, path } of named) {
-      const make = await load();
-      if (name === "github" && streams.github?.summary !== undefined)
-        around.summary ??= open(
-          streams.github.summary,
-          "a",
-          "GITHUB_STEP_SUMMARY names the file; unset it where there is none",
-        );
-      const output =
-        path === null ? streams.stdout : open(path, "w", "name a file that you may write with --reporter NAME=FILE");
-      opened.push(make(output, info, around));
-    }
-    return { reporters: opened, close };
+    const outputs = named.map(({ name, path }) => ({
+      name,
+      output:
+        path === null ? streams.stdout : open(path, "w", "name a file that you may write with --reporter NAME=FILE"),
+    }));
+    return { outputs, open, close };
   } catch (error) {
     close();
     throw error;

@@ -5,7 +5,7 @@
 import { closeSync, constants, openSync, readFileSync, readSync, statfsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readProcs } from "../cgroup/index.ts";
-import { meminfoBytes, type MemoryUse, memoryUse, nextHousekeeping } from "../kubernetes/cadvisor.ts";
+import { meminfoBytes, type MemoryUse, memoryUse, nextHousekeeping, seeded } from "../kubernetes/cadvisor.ts";
 import {
   advance,
   describeRanking,
@@ -518,17 +518,6 @@ class Kubelet implements RunningKubelet {
   #procs(cgroup: string): number[] {
     return readProcs(join(this.#host.directory(cgroup), "cgroup.procs"));
   }
-}
-
-/** mulberry32, seeded by a text: numbers from 0 to 1. */
-function seeded(text: string): () => number {
-  let state = Buffer.from(text).reduce((hash, byte) => Math.imul(hash ^ byte, 0x01000193), 0x811c9dc5);
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
 }
 
 /** Whether a process has a handler of its own for a signal (proc_pid_status(5), SigCgt). */

@@ -53,3 +53,14 @@ export function nextHousekeeping(
     unchanged && before < longestHousekeepingMs ? Math.min(before * 2, longestHousekeepingMs) : housekeepingMs;
   return { intervalMs: next, waitMs: next + chance * next };
 }
+
+/** mulberry32, seeded by a text: numbers from 0 to 1. */
+export function seeded(text: string): () => number {
+  let state = new TextEncoder().encode(text).reduce((hash, byte) => Math.imul(hash ^ byte, 0x01000193), 0x811c9dc5);
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}

@@ -158,15 +158,25 @@ function thresholdsMet(
   });
 }
 
-/** One pass of the manager (managerImpl.synchronize). `pods` are the active ones. */
-export function synchronize(
+/** What a pass comes to, before any of it is put in words. */
+export interface Decision extends Pick<Pass, "state" | "met" | "due" | "memoryPressure" | "log"> {
+  /** The first threshold that is due, and what was observed of its signal; null: none is, or a volume comes first. */
+  chosen: { threshold: Threshold; observed: Observation } | null;
+  /** All Pods in the order of eviction, where a threshold is due. */
+  ranked: readonly EvictablePod[];
+  /** The place of the one that goes; -1: nobody does. */
+  victim: number;
+}
+
+/** Decides one pass (managerImpl.synchronize). `pods` are the active ones. */
+export function decide(
   config: EvictionConfig,
   state: ManagerState,
   nowMs: number,
   observations: Observations,
   pods: readonly EvictablePod[],
   stats: (pod: string) => PodStats | null,
-): Pass {
+): Decision {
   const now = thresholdsMet(config.thresholds, observations, false);
   const unresolved = thresholdsMet(state.met, observations, true);
   const met = config.thresholds.filter((threshold) => now.includes(threshold) || unresolved.includes(threshold));
@@ -181,48 +191,59 @@ export function synchronize(
     const last = state.last[signal];
     return observed !== undefined && (last === undefined || observed.timeMs > last.timeMs);
   });
-  const pass: Pass = {
+  const decision: Decision = {
     state: { met: past, firstObserved, pressureLastObserved, last: observations },
     met,
     due,
     memoryPressure,
-    event: null,
-    ranking: [],
-    evictions: [],
+    chosen: null,
+    ranked: [],
+    victim: -1,
     log: null,
   };
-  const overLimit = pods.flatMap((pod) => volumeEviction(config, pod, stats(pod.name)));
-  if (overLimit.length > 0) return { ...pass, evictions: overLimit };
-  const chosen = due[0];
-  const observed = chosen && observations[chosen.signal];
-  if (!chosen || !observed) return pass;
-  const event: ApiEvent = {
-    type: "Warning",
-    reason: "EvictionThresholdMet",
-    message: "Attempting to reclaim memory",
-  };
+  const [threshold] = due;
+  const observed = threshold && observations[threshold.signal];
+  if (!threshold || !observed) return decision;
+  const chosen = { threshold, observed };
   if (pods.length === 0)
-    return { ...pass, event, log: "eviction thresholds have been met, but no pods are active to evict" };
+    return { ...decision, chosen, log: "eviction thresholds have been met, but no pods are active to evict" };
   const ranked = rankMemoryPressure(pods, stats);
-  const ranking = describeRanking(ranked, stats);
-  const index = ranked.findIndex((pod) => !isSpared(pod));
-  const victim = ranked[index];
-  if (!victim) return { ...pass, event, ranking, log: "unable to evict any pods from the node" };
-  const { message, annotations } = evictionMessage(config.minor, victim, stats(victim.name), chosen, observed);
-  const graceSeconds = evictionGraceSeconds(config, chosen.gracePeriodMs === 0, victim.terminationGracePeriodSeconds);
+  const victim = ranked.findIndex((pod) => !isSpared(pod));
+  return { ...decision, chosen, ranked, victim, log: victim < 0 ? "unable to evict any pods from the node" : null };
+}
+
+/** One pass of the manager with all that it says. `pods` are the active ones. */
+export function synchronize(
+  config: EvictionConfig,
+  state: ManagerState,
+  nowMs: number,
+  observations: Observations,
+  pods: readonly EvictablePod[],
+  stats: (pod: string) => PodStats | null,
+): Pass {
+  const { chosen, ranked, victim, ...decision } = decide(config, state, nowMs, observations, pods, stats);
+  const overLimit = pods.flatMap((pod) => volumeEviction(config, pod, stats(pod.name)));
+  // Volumes come first, and with them the pass is over.
+  if (overLimit.length > 0) return { ...decision, event: null, ranking: [], evictions: overLimit, log: null };
+  if (chosen === null) return { ...decision, event: null, ranking: [], evictions: [] };
+  const event: ApiEvent = { type: "Warning", reason: "EvictionThresholdMet", message: "Attempting to reclaim memory" };
+  const pass: Pass = { ...decision, event, ranking: describeRanking(ranked, stats), evictions: [] };
+  const pod = ranked[victim];
+  if (!pod) return pass;
+  const { threshold, observed } = chosen;
+  const { message, annotations } = evictionMessage(config.minor, pod, stats(pod.name), threshold, observed);
+  const graceSeconds = evictionGraceSeconds(config, threshold.gracePeriodMs === 0, pod.terminationGracePeriodSeconds);
   return {
     ...pass,
-    event,
-    ranking,
     evictions: [
       {
-        pod: victim.name,
-        rank: index + 1,
+        pod: pod.name,
+        rank: victim + 1,
         message,
         annotations,
-        signal: chosen.signal,
+        signal: threshold.signal,
         available: observed.available,
-        threshold: thresholdBytes(chosen.value, observed.capacity),
+        threshold: thresholdBytes(threshold.value, observed.capacity),
         graceSeconds,
         killTimeoutMs: killTimeoutMs(graceSeconds),
         condition: disruption(config.minor, message),

@@ -74,6 +74,8 @@ export async function serve(channel: string): Promise<void> {
     const { plan, now } = await next("run");
     // A snapshot's clock stands where it was saved.
     addon.setClock(now);
+    // What booting left in the page cache would count in the kubelet's memory.available, in one guest more than in another.
+    if (plan.kubelet) writeFileSync("/proc/sys/vm/drop_caches", "1");
     const caps = probe();
     answer({ type: "ready", capabilities: caps });
     await runPlan(here(plan), caps, (event) => answer({ type: "event", event }), interrupt.signal);

@@ -9,6 +9,7 @@ import { MAX_TEXT, parseScenarios as parse, readText } from "./read.ts";
 import type { Scenario } from "./types.ts";
 
 export { signalNumber } from "./names.ts";
+export { NOTHING_EXPECTED } from "./read.ts";
 export { ScenarioError, ScenarioErrors } from "./problem.ts";
 export { scenarioJsonSchema } from "./schema.ts";
 export type * from "./types.ts";

@@ -233,7 +233,7 @@ const NO_NEEDS: MachineNeeds = {
   available: null,
 };
 
-const NOTHING_EXPECTED: Expectations = {
+export const NOTHING_EXPECTED: Expectations = {
   oom: null,
   limit: null,
   victims: null,

@@ -112,20 +112,29 @@ export function firstCheck(
 }
 
 /** When the first process ended by a signal that the kubelet sent to evict its Pod. */
-function firstEviction(
-  events: readonly RunEvent[],
-  kills: readonly KillSeen[],
-): { t: number; evidence: number[] } | null {
+const firstEviction = (events: readonly RunEvent[], kills: readonly KillSeen[]): EvictionEnd | null =>
+  evictionEnds(events, kills).toSorted((a, b) => a.t - b.t)[0] ?? null;
+
+/** A process that the kubelet's signal ended. */
+export interface EvictionEnd {
+  process: string | null;
+  /** Microseconds since the record began. */
+  t: number;
+  evidence: number[];
+}
+
+/** Every process that ended by a signal which the kubelet sent to evict its Pod. */
+export function evictionEnds(events: readonly RunEvent[], kills: readonly Pick<KillSeen, "evidence">[]): EvictionEnd[] {
   const killed = new Set(kills.flatMap(({ evidence }) => evidence));
   const exits = eventsOf(events, "process-exit");
-  const ends = eventsOf(events, "kill").flatMap((sent) => {
+  return eventsOf(events, "kill").flatMap((sent) => {
     if (sent.why !== "eviction") return [];
+    const { process } = sent;
     const exit = exits.find(({ pid, line }) => pid === sent.pid && line > sent.line);
-    if (!exit) return [{ t: sent.t, evidence: [sent.line] }];
+    if (!exit) return [{ process, t: sent.t, evidence: [sent.line] }];
     // Killed by the kernel within its grace: that was its end.
-    return killed.has(exit.line) ? [] : [{ t: exit.t, evidence: [sent.line, exit.line] }];
+    return killed.has(exit.line) ? [] : [{ process, t: exit.t, evidence: [sent.line, exit.line] }];
   });
-  return ends.toSorted((a, b) => a.t - b.t)[0] ?? null;
 }
 
 /** Why the kubelet and the kernel do not choose alike, where they did not. */

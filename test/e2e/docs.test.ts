@@ -62,7 +62,7 @@ const commands = [
 ].flatMap((line) =>
   [
     ...line.matchAll(
-      /(?:^|[\s|'"])(?:npx |node dist\/)?oomlab(?:\.cjs)? ((?:run|explain|watch|report|validate|schema|doctor|clean|completion)\b[^|#'"`]*)/g,
+      /(?:^|[\s|'"])(?:npx |node dist\/)?oomlab(?:\.cjs)? ((?:run|sweep|predict|explain|watch|report|validate|schema|doctor|clean|completion)\b[^|#'"`]*)/g,
     ),
   ].map(([, command = ""]) => command.trim()),
 );
@@ -72,7 +72,7 @@ function workshop(): void {
   const scenario = blocks("README.md").find(({ language }) => language === "yaml")?.body ?? "";
   const program = (name: string, script: string): void =>
     writeFileSync(join(folder, "bin", name), `#!/bin/sh\n${script}\n`, { mode: 0o755 });
-  for (const name of ["bin", "scenarios/vm", "scenarios/memcg", "out", "dist"])
+  for (const name of ["bin", "scenarios/vm", "scenarios/memcg", "scenarios/kubernetes", "out", "dist"])
     mkdirSync(join(folder, name), { recursive: true });
   for (const name of [
     "web.yaml",
@@ -84,6 +84,7 @@ function workshop(): void {
   ])
     writeFileSync(join(folder, name), scenario);
   copyFileSync(join(root, "scenarios/blog/pod.yaml"), join(folder, "pod.yaml"));
+  copyFileSync(join(root, "scenarios/kubernetes/rate.yaml"), join(folder, "scenarios/kubernetes/rate.yaml"));
   writeFileSync(join(folder, "bzImage"), "");
   symlinkSync(bin, join(folder, "dist/oomlab.cjs"));
   program("oomlab", `exec '${process.execPath}' '${bin}' "$@"`);
