@@ -326,7 +326,7 @@ function predict(lab) {
       // All on one core: what else Node does counts too.
       command(
         lab,
-        "taskset",
+        "/usr/bin/taskset",
         "-c",
         "0",
         process.execPath,

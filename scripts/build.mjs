@@ -77,8 +77,6 @@ async function bundle(entry, { open = "", close = "" } = {}) {
     platform: "node",
     target: "node20.19",
     minify: true,
-    // Errors are named after their class; measured at no cost.
-    keepNames: true,
     legalComments: "none",
     // One byte a character: read as latin1, and V8 keeps it so.
     charset: "ascii",

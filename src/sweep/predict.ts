@@ -184,19 +184,22 @@ function movementOf(
   const values = new Float64Array(count * slots.length);
   const last = count - 1;
   const [low = 0, high = 0] = [numbers[0], numbers[last]];
-  const straight = slots.every((slot) => {
-    const [first = 0, end = 0] = [models.get(0)?.numbers[slot], models.get(last)?.numbers[slot]];
-    return [...models].every(([place, model]) =>
-      isNear(model.numbers[slot] ?? 0, first + ((end - first) * ((numbers[place] ?? 0) - low)) / (high - low)),
-    );
+  const lines = slots.map((slot) => {
+    const first = base.numbers[slot] ?? 0;
+    return { slot, first, slope: ((models.get(last)?.numbers[slot] ?? 0) - first) / (high - low) };
   });
+  const straight = lines.every(({ slot, first, slope }) =>
+    [...models].every(([place, model]) =>
+      isNear(model.numbers[slot] ?? 0, first + slope * ((numbers[place] ?? 0) - low)),
+    ),
+  );
   for (let place = 0; place < count; place++) {
     const model = models.get(place) ?? (straight ? null : alone(place));
     if (model === null && !straight) return null;
-    for (const [index, slot] of slots.entries()) {
-      const [first = 0, end = 0] = [models.get(0)?.numbers[slot], models.get(last)?.numbers[slot]];
-      values[place * slots.length + index] =
-        model?.numbers[slot] ?? first + ((end - first) * ((numbers[place] ?? 0) - low)) / (high - low);
+    const beyond = (numbers[place] ?? 0) - low;
+    for (let index = 0; index < lines.length; index++) {
+      const { slot = 0, first = 0, slope = 0 } = lines[index] ?? {};
+      values[place * lines.length + index] = model === null ? first + slope * beyond : (model.numbers[slot] ?? 0);
     }
   }
   return { slots, values };

@@ -127,19 +127,22 @@ function between(from: Quantity, to: Quantity, steps: number, scale: Scale): Pic
   const hasUnits = isTime(coarse) || (coarse !== "" && coarse !== "%");
   // Shares, and what is written with decimals, keep some.
   const digits = coarse === "%" ? Math.max(2, decimals) : hasUnits ? 0 : decimals > 0 ? Math.max(decimals, 4) : 0;
-  const written = new Map<string, number>();
-  for (const [index, value] of exact.entries()) {
-    const gaps = [exact[index - 1], exact[index + 1]].flatMap((other) =>
-      other === undefined ? [] : [Math.abs(other - value)],
-    );
-    const gap = Math.min(...gaps);
+  const values: string[] = [];
+  const numbers: number[] = [];
+  for (let index = 0; index < steps; index++) {
+    const value = exact[index] ?? 0;
+    const gap = Math.min(Math.abs(value - (exact[index - 1] ?? high)), Math.abs(value - (exact[index + 1] ?? low)));
     let unit = coarse;
     while (hasUnits && smaller[unit] !== undefined && gap < 4 * factorOf(unit) && !isWhole(value / factorOf(unit)))
       unit = smaller[unit] ?? "";
-    const rounded = Number((value / factorOf(unit)).toFixed(digits));
-    written.set(`${rounded}${unit}${from.suffix}`, rounded * factorOf(unit));
+    const scaled = value / factorOf(unit);
+    const rounded = digits === 0 ? Math.round(scaled) : Number(scaled.toFixed(digits));
+    const number = rounded * factorOf(unit);
+    if (number === numbers.at(-1)) continue;
+    values.push(`${rounded}${unit}${from.suffix}`);
+    numbers.push(number);
   }
-  return { values: [...written.keys()], numbers: [...written.values()] };
+  return { values, numbers };
 }
 
 /** All points of the grid that the axes span; without axes the scenario itself. */
