@@ -58,11 +58,14 @@ const newRunId = (): string => Math.random().toString(36).slice(2).padEnd(8, "0"
 
 /** Runs scenarios; resolves to the exit status (0 passed, 1 failed, 3 errored, inconclusive or all skipped, 130 interrupted). Throws OomlabError for wrong input. */
 export async function run(options: RunOptions, streams: Streams): Promise<number> {
-  const selected = await loadScenarios(options.paths, {
-    ...(options.grep ? { grep: options.grep } : {}),
+  const { grep } = options;
+  const found = await loadScenarios(options.paths, {
     ...(options.tags.length > 0 ? { tags: options.tags } : {}),
     ...(streams.stdin && options.paths.includes("-") ? { stdin: await streams.stdin() } : {}),
   });
+  // A name may be a scenario's, or that of one of its turns.
+  const named = ({ name }: Scenario): boolean => grep === undefined || name.search(grep) >= 0;
+  const selected = found.flatMap((scenario) => (named(scenario) ? [scenario] : turnsOf(scenario).filter(named)));
   if (options.list) {
     for (const { file, line, name } of selected.filter(inShard(options.shard)))
       streams.stdout.write(`${file}:${line}  ${name}\n`);

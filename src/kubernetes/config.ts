@@ -366,7 +366,6 @@ const ENFORCEMENTS = [
   "kube-reserved",
   "system-reserved-compressible",
   "kube-reserved-compressible",
-  "",
 ];
 
 function checkEnforcement(place: Value | undefined, enforce: readonly string[], texts: Map<string, string>): void {
@@ -375,7 +374,7 @@ function checkEnforcement(place: Value | undefined, enforce: readonly string[], 
     const item = place.items()[index] ?? place;
     if (!ENFORCEMENTS.includes(option))
       item.wrong(
-        `invalid configuration: option "${option}" specified for enforceNodeAllocatable (--enforce-node-allocatable); valid options are "pods", "system-reserved", "kube-reserved", or "none"`,
+        `invalid configuration: option "${option}" specified for enforceNodeAllocatable (--enforce-node-allocatable). Valid options are "pods", "system-reserved", "kube-reserved", or "none"`,
         didYouMean(item, option, ENFORCEMENTS.slice(0, 4)),
       );
     if (option === "none" && enforce.length > 1)

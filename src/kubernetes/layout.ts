@@ -87,6 +87,8 @@ export interface Layout {
   allocatable: bigint;
   /** Node.status.allocatable: less the hard eviction threshold. */
   statusAllocatable: bigint;
+  /** What is kept from Pods: systemReserved, kubeReserved and the hard eviction threshold. */
+  reservation: bigint;
   cgroups: CgroupLayout[];
   containers: ContainerLayout[];
   pods: PodLayout[];
@@ -274,8 +276,8 @@ function kubepodsLimit({ kubelet, capacity }: NodeState): { limit: bigint | null
   };
 }
 
-/** Node.status.allocatable: what of the hard eviction threshold is left. */
-function statusAllocatable({ kubelet, capacity }: NodeState, allocatable: bigint): bigint {
+/** The hard eviction threshold of the node's memory in bytes: what Node.status.allocatable is less, and what counts as reserved. */
+function hardEviction({ kubelet, capacity }: NodeState): bigint {
   const { thresholds } = parseThresholds(
     {
       evictionHard: kubelet.evictionHard ?? undefined,
@@ -285,7 +287,7 @@ function statusAllocatable({ kubelet, capacity }: NodeState, allocatable: bigint
     kubelet.minor,
   );
   const hard = thresholds.find(({ signal }) => signal === "memory.available");
-  return hard === undefined ? allocatable : max(0n, allocatable - BigInt(thresholdBytes(hard.value, Number(capacity))));
+  return hard === undefined ? 0n : BigInt(thresholdBytes(hard.value, Number(capacity)));
 }
 
 /** memory.high of a container (KEP-2570); null: not written. */
@@ -319,7 +321,8 @@ export function layOutPods(specs: readonly PodSpec[], node: NodeState): Layout {
   const bestEffort = tier("besteffort");
   const all = kubepodsLimit(node);
   if (all.limit !== null) kubepods.writes.push({ file: limitFile, value: String(all.limit), why: all.why });
-  const status = statusAllocatable(node, all.allocatable);
+  const eviction = hardEviction(node);
+  const status = max(0n, all.allocatable - eviction);
   const reservedGroups = reservedCgroups(node, limitFile);
   const memoryQoS = kubelet.memoryQoS && !v1;
 
@@ -407,6 +410,7 @@ export function layOutPods(specs: readonly PodSpec[], node: NodeState): Layout {
     kubepods: kubepods.path,
     allocatable: all.allocatable,
     statusAllocatable: status,
+    reservation: BigInt(node.kubelet.systemReserved) + BigInt(node.kubelet.kubeReserved) + eviction,
     cgroups: [...parentsOf(kubepods.path), kubepods, burstable, bestEffort, ...reservedGroups, ...podGroups],
     containers,
     pods,

@@ -289,7 +289,7 @@ function inVolumes(
 
 function realPath(dir: string, pod: string, container: string, volumes: readonly PlannedVolume[]): string | undefined {
   for (const volume of volumes) {
-    if (!volume.name.startsWith(`${pod}/`) || volume.path === null) continue;
+    if (volume.name.slice(0, volume.name.lastIndexOf("/")) !== pod || volume.path === null) continue;
     const mount = volume.mounts.find((candidate) => candidate.container === container && isWithin(dir, candidate.path));
     if (mount !== undefined) return `${volume.path}${dir.slice(mount.path.replace(/\/+$/, "").length)}`;
   }
@@ -332,10 +332,9 @@ export function plannedPods(
   const notes = [...kubernetes.warnings];
   if (node.kubelet.failCgroupV1 && machine.version === 1)
     notes.push(`kubelet 1.${node.kubelet.minor} starts on cgroup v1 only with failCgroupV1: false`);
-  const reserved = BigInt(node.kubelet.kubeReserved) + BigInt(node.kubelet.systemReserved);
-  if (reserved > BigInt(machine.memTotal))
+  if (layout.reservation > BigInt(machine.memTotal))
     notes.push(
-      `such a kubelet does not start: Resource "memory" has a reservation of ${reserved} but capacity of ${machine.memTotal}. Expected capacity >= reservation.`,
+      `such a kubelet does not start: Resource "memory" has a reservation of ${layout.reservation} but capacity of ${machine.memTotal}. Expected capacity >= reservation.`,
     );
   for (const { name, priority, priorityClassName } of pods)
     if (priorityClassName !== null && priority === null)

@@ -167,7 +167,7 @@ const containersOf = (pod: PodSpec): string[] =>
 function pressureOf(place: Place, containers: readonly string[]): ProcessSpec[] {
   const keys = new Map<string, string>();
   return place.entries().flatMap(({ key, at: keyPlace, value }) => {
-    const found = containers.filter((name) => name === key || name.endsWith(`/${key}`));
+    const found = containers.includes(key) ? [key] : containers.filter((name) => name.endsWith(`/${key}`));
     if (found.length === 0) {
       const short = containers.map((name) => name.slice(name.lastIndexOf("/") + 1));
       const hint = didYouMean(key, short);

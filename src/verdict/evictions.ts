@@ -137,6 +137,9 @@ export function evictionEnds(events: readonly RunEvent[], kills: readonly Pick<K
   });
 }
 
+/** The Pod of a container's process, which is named `pod/container`; of another process its own name. */
+const podOf = (process: string): string => process.slice(0, Math.max(0, process.lastIndexOf("/"))) || process;
+
 /** Why the kubelet and the kernel do not choose alike, where they did not. */
 export function orderNotes(
   events: readonly RunEvent[],
@@ -149,11 +152,11 @@ export function orderNotes(
     const { pod, rank } = event.eviction;
     if (!pass || rank === null) continue;
     // Whom the kernel had just killed nobody chose any more.
-    if (kills.some(({ process, line }) => process?.startsWith(`${pod}/`) === true && line < event.line)) continue;
+    if (kills.some(({ process, line }) => process !== null && podOf(process) === pod && line < event.line)) continue;
     const place = pass.ranking.find((ranked) => ranked.pod === pod);
     const [top] = Object.entries(pass.oomScores).toSorted(([, a], [, b]) => b - a);
-    if (!place || !top || top[0].startsWith(`${pod}/`)) continue;
-    const own = Object.entries(pass.oomScores).filter(([process]) => process.startsWith(`${pod}/`));
+    if (!place || !top || podOf(top[0]) === pod) continue;
+    const own = Object.entries(pass.oomScores).filter(([process]) => podOf(process) === pod);
     const spared = pass.ranking.slice(0, rank - 1).map((ranked) => ranked.pod);
     notes.push(
       `the kubelet evicted ${pod} (${placeWords(place)}${spared.length > 0 ? `; ${spared.join(", ")} before it: spared` : ""}); the OOM killer would have taken ${top[0]} (oom_score ${top[1]}${own.map(([process, score]) => `, ${process} ${score}`).join("")})`,
@@ -162,8 +165,9 @@ export function orderNotes(
   const [kill] = kills;
   const pass = kill && passes.findLast(({ line }) => line < kill.line);
   const next = pass?.ranking.find(({ spared }) => !spared);
-  if (kill && pass && next && kill.process !== null && !kill.process.startsWith(`${next.pod}/`)) {
-    const own = pass.ranking.find(({ pod }) => kill.process?.startsWith(`${pod}/`));
+  if (kill && pass && next && kill.process !== null && podOf(kill.process) !== next.pod) {
+    const victim = podOf(kill.process);
+    const own = pass.ranking.find(({ pod }) => pod === victim);
     notes.push(
       `the kernel killed ${kill.process}; by what the kubelet knew at its last pass it would have evicted ${next.pod} (${placeWords(next)}${own ? `; ${own.pod}: ${placeWords(own)}` : ""})`,
     );

@@ -55,6 +55,19 @@ describe("run of a Pod manifest", needs(canRun), () => {
     expect(leftovers()).toEqual([]);
   });
 
+  test("-g chooses one of the containers that are pressed in turn", async () => {
+    const both = blog.replace(
+      /(\n +)- name: stress/,
+      "$1- { name: other, resources: { limits: { memory: 16Mi } } }$1- name: stress",
+    );
+    expect(both).toContain("name: other");
+    const { stdout, exitCode } = await oomlab(["run", "-", "-g", ": .*/other$", "--reporter", "json"], { input: both });
+    expect(exitCode).toBe(0);
+    expect(JSON.parse(stdout).scenarios).toMatchObject([
+      { name: "memory-demo: memory-demo/other", observed: { kills: [{ process: "memory-demo/other" }] } },
+    ]);
+  });
+
   test("init containers run first, sidecars beside; a volume's pages count against who wrote them, and it is gone afterwards", async () => {
     const file = join(folder, "volume.yaml");
     writeFileSync(file, withVolume);

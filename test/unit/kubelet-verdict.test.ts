@@ -321,6 +321,13 @@ describe("why kernel and kubelet do not choose alike", () => {
     expect(notes).toEqual([]);
   });
 
+  test("is told where the kernel would have taken a Pod of a namespace that is named as the evicted one", () => {
+    const scores = { "web/app": 1040, "web/db/app": 1117 };
+    const other = place("web/db", 2, { priority: 1000 });
+    const { notes } = judge(record({}, ...before, pass(10.6, [web, other], scores), ...evicted, ...after()));
+    expect(notes.join()).toContain("the OOM killer would have taken web/db/app (oom_score 1117, web/app 1040)");
+  });
+
   test("is told of a kill of another Pod than the kubelet's first", () => {
     const body = [pass(4, [web, db], {}), ...oomRecord(5, "db", 200), ends(5.1, "db", 200)] as const;
     const { notes } = judge(record({ first: "oom" }, ...before, ...body, ...after({ db: 1 })));

@@ -100,6 +100,11 @@ describe("a KubeletConfiguration as it is", () => {
       "",
     ],
     ["{ cgroupDriver: systmd }", "expected cgroupfs or systemd; got systmd", "did you mean systemd?"],
+    [
+      '{ enforceNodeAllocatable: [ "" ] }',
+      'option "" specified for enforceNodeAllocatable (--enforce-node-allocatable). Valid options are "pods", "system-reserved", "kube-reserved", or "none"',
+      "",
+    ],
     ["{ enforceNodeAllocatable: [ pod ] }", 'option "pod" specified for enforceNodeAllocatable', "did you mean pods?"],
     [
       "{ enforceNodeAllocatable: [ pods, kube-reserved ] }",

@@ -273,8 +273,38 @@ pods: [ { manifest: { apiVersion: v1, kind: Pod, metadata: { name: p }, spec: { 
   );
   expect(plan(scenario!, {}, "vm").pods?.notes).toEqual(
     expect.arrayContaining([
-      expect.stringMatching(/^such a kubelet does not start: .*reservation of 2147483648 but capacity of \d+\./),
+      expect.stringMatching(/^such a kubelet does not start: .*reservation of 2252341248 but capacity of \d+\./),
       expect.stringMatching(/^p: what its priorityClassName gold is worth/),
     ]),
   );
+});
+
+test("the hard eviction threshold counts as reserved", () => {
+  const notes = (threshold: string): string[] => {
+    const [scenario] = parseScenarios(
+      `node: { memory: 1Gi, kubelet: { kubeReserved: { memory: 600Mi }, evictionHard: { memory.available: ${threshold} } } }
+pods: [ { manifest: { apiVersion: v1, kind: Pod, metadata: { name: p }, spec: { containers: [ { name: a } ] } } } ]
+`,
+      "x.yaml",
+    );
+    return plan(scenario!, {}, "vm").pods?.notes ?? [];
+  };
+  expect(notes("400Mi").join()).not.toContain("does not start");
+  expect(notes("500Mi").join()).toContain("does not start");
+});
+
+test("the whole name of a container is that container's, though another's ends in it", () => {
+  const [scenario] = parseScenarios(
+    `pods:
+  - manifest:
+      apiVersion: v1
+      kind: List
+      items:
+        - { apiVersion: v1, kind: Pod, metadata: { name: a }, spec: { containers: [ { name: c, resources: { limits: { memory: 16Mi } } } ] } }
+        - { apiVersion: v1, kind: Pod, metadata: { name: a, namespace: n }, spec: { containers: [ { name: c, resources: { limits: { memory: 16Mi } } } ] } }
+    pressure: { a/c: { stress: { anon: 32Mi } } }
+`,
+    "x.yaml",
+  );
+  expect(scenario?.kubernetes?.pressure.map(({ name }) => name)).toEqual(["a/c"]);
 });
