@@ -24,12 +24,12 @@ type instance struct {
 
 func (found *instance) containerLine(line string) bool {
 	if match := container.FindStringSubmatch(line); match != nil {
-		found.limit, found.victim, found.constraint, found.process = match[6], match[5], match[1], match[7]
+		found.limit, found.victim, found.constraint, found.process = match[5], match[6], match[1], match[7]
 		found.pid, _ = strconv.Atoi(match[8])
 		return true
 	}
 	if match := legacyContainer.FindStringSubmatch(line); match != nil {
-		found.limit, found.victim = match[1], match[2]
+		found.victim, found.limit = match[1], match[2]
 	}
 	return false
 }

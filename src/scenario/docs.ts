@@ -73,7 +73,7 @@ scenarios/web.yaml:3:24 cgroups.nginx.memory.max: expected a size such as 200Mi,
                          ^ did you mean 200Mi or 200M?
 \`\`\`
 
-Aliases (\`*name\`) work; merge keys (\`<<\`) and tags (\`!name\`) are refused. A file has at most 8 MiB. An expectation that cannot come true is not wrong: it runs, and fails.
+Aliases (\`*name\`) and merge keys (\`<<: *name\`) work; tags (\`!name\`) are refused. A file has at most 8 MiB. An expectation that cannot come true is not wrong: it runs, and fails.
 `;
 
 const CGROUP_INTRO = `A name is a path below oomlab's own cgroup: \`nginx\`, \`parent/child\`. Parents exist with their children; listing them is needed only to give them limits. A cgroup without files is written \`name: {}\`. The keys are the kernel's own file names; files that act instead of holding a value are written by the step \`write\`. A file that only one cgroup version has makes the scenario run on that version only, except where it is translated.`;

@@ -1,6 +1,6 @@
 /** A node of a scenario file under its path, with the ways to look into it and to note what is wrong there. */
 import { isAlias, isMap, isScalar, isSeq, visit } from "yaml";
-import type { Alias, Document, LineCounter, Node } from "yaml";
+import type { Alias, Document, LineCounter, Node, YAMLMap } from "yaml";
 import { excerpt, nearest, ScenarioError } from "./problem.ts";
 import type { Position } from "./types.ts";
 
@@ -231,9 +231,17 @@ export class Place {
   }
 
   #readEntries(): Entry[] {
-    if (!isMap(this.node) || this.#broken || this.reader.full) return [];
     const entries = new Map<string, Entry>();
-    for (const pair of this.node.items) {
+    if (isMap(this.node) && !this.#broken) this.#collect(this.node, this.#aliased, entries, []);
+    return [...entries.values()];
+  }
+
+  /** The pairs of a mapping, then those of the mappings that it merges (`<<`): what it says itself counts. */
+  #collect(map: YAMLMap, aliased: boolean, entries: Map<string, Entry>, above: readonly YAMLMap[]): void {
+    if (this.reader.full) return;
+    const own = new Map<string, Entry>();
+    const merged: [node: unknown, offset: number][] = [];
+    for (const pair of map.items) {
       const { key: keyNode, value } = pair;
       const keyOffset = rangeStart(keyNode) ?? this.offset;
       if (!isScalar(keyNode) || keyNode.value === null) {
@@ -242,28 +250,33 @@ export class Place {
       }
       const key = typeof keyNode.value === "string" ? keyNode.value : (keyNode.source ?? "");
       const path = this.path === "" ? key : `${this.path}.${key}`;
-      if (key === "<<") {
-        this.reader.problem(
-          keyOffset,
-          path,
-          "merge keys (<<) are not part of YAML 1.2",
-          "an alias can stand for a whole value",
-        );
+      if (key === "<<" && keyNode.type === "PLAIN") {
+        const target = isAlias(value) ? this.reader.resolve(value) : value;
+        for (const node of isSeq(target) ? target.items : [value]) merged.push([node, keyOffset]);
         continue;
       }
-      const first = entries.get(key);
+      const first = own.get(key);
       if (first !== undefined) {
         this.reader.problem(keyOffset, path, `the key stands twice; first in line ${first.at.position.line}`);
         continue;
       }
-      const at = new Place(this.reader, keyNode, path, keyOffset, this.#aliased);
-      entries.set(key, {
+      if (entries.has(key)) continue;
+      const at = new Place(this.reader, keyNode, path, keyOffset, aliased);
+      own.set(key, {
         key,
         at,
-        value: new Place(this.reader, value, path, endOf(keyNode) ?? keyOffset, this.#aliased),
+        value: new Place(this.reader, value, path, endOf(keyNode) ?? keyOffset, aliased),
       });
     }
-    return [...entries.values()];
+    for (const [key, entry] of own) entries.set(key, entry);
+    for (const [node, offset] of merged) {
+      const target = isAlias(node) ? this.reader.resolve(node) : node;
+      if (!isMap(target))
+        this.reader.problem(offset, this.path, "expected << to name a mapping, or a list of them", "such as <<: *name");
+      else if (target === map || above.includes(target))
+        this.reader.problem(offset, this.path, "a mapping cannot merge itself");
+      else this.#collect(target, true, entries, [...above, map]);
+    }
   }
 }
 

@@ -330,7 +330,11 @@ export interface SweptScenario {
 /** Finds in a scenario's text what the axes name. Throws UsageError. */
 export function varied(text: string, base: Scenario, axes: readonly Axis[]): SweptScenario {
   const lines = new LineCounter();
-  const parsed = parseAllDocuments(text.replace(/^\ufeff/, ""), { lineCounter: lines, logLevel: "silent" });
+  const parsed = parseAllDocuments(text.replace(/^\ufeff/, ""), {
+    lineCounter: lines,
+    logLevel: "silent",
+    merge: true,
+  });
   const all: Source[] = "empty" in parsed ? [] : parsed;
   const own = all.filter(({ contents }) => contents?.range && lines.linePos(contents.range[0]).line === base.line);
   // The documents of a manifest are one scenario.

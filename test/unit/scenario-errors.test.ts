@@ -504,11 +504,12 @@ describe("control files", () => {
 });
 
 describe("YAML", () => {
-  test("with a key twice, a merge key, a tag, a dangling alias or a key that is no text is refused at that place", () => {
+  test("with a key twice, a merge of no mapping or of itself, a tag, a dangling alias or a key that is no text is refused at that place", () => {
     const texts = [
       `name: a\n${process}name: b\n`,
       `cgroups: { a: {}, b: {}, "a": {} }\n${process}`,
-      `cgroups: { a: &m { memory.max: 1 }, b: { <<: *m } }\n${process}`,
+      `cgroups: { a: { <<: 5 }, b: { <<: [ { memory.max: 1 }, x ] } }\n${process}`,
+      `cgroups: { a: &m { <<: *m } }\n${process}`,
       `name: !!binary eA==\n${process}`,
       `cgroups: { a: *nothing }\n${process}`,
       `? [a]\n: 1\n${process}`,
@@ -524,9 +525,16 @@ describe("YAML", () => {
           cgroups: { a: {}, b: {}, "a": {} }
                                    ^
 
-      x.yaml:1:42 cgroups.b.<<: merge keys (<<) are not part of YAML 1.2
-          cgroups: { a: &m { memory.max: 1 }, b: { <<: *m } }
-                                                   ^ an alias can stand for a whole value
+      x.yaml:1:17 cgroups.a: expected << to name a mapping, or a list of them
+          cgroups: { a: { <<: 5 }, b: { <<: [ { memory.max: 1 }, x ] } }
+                          ^ such as <<: *name
+      x.yaml:1:31 cgroups.b: expected << to name a mapping, or a list of them
+          cgroups: { a: { <<: 5 }, b: { <<: [ { memory.max: 1 }, x ] } }
+                                        ^ such as <<: *name
+
+      x.yaml:1:20 cgroups.a: a mapping cannot merge itself
+          cgroups: { a: &m { <<: *m } }
+                             ^
 
       x.yaml:1:16 name: expected a value without a tag
           name: !!binary eA==
@@ -545,6 +553,35 @@ describe("YAML", () => {
           ^ give it a name of its own: name: ...
       "
     `);
+  });
+
+  test("merges mappings: what one says itself counts, of several the first", () => {
+    const merged = `cgroups:
+  a: &a { memory.max: 8Mi, memory.swap.max: 0 }
+  b: &b { memory.max: 16Mi, memory.high: 12Mi }
+  c: { <<: [*a, *b], memory.swap.max: 4Mi }
+  d: { "<<": *a }
+`;
+    const files = (text: string, name: string): string[] =>
+      parseScenarios(text, "x.yaml")[0]!
+        .cgroups.find((cgroup) => cgroup.name === name)!
+        .files.map(({ file, raw }) => `${file}=${raw}`)
+        .toSorted();
+    const text = merged.replace(/ {2}d.*\n/, "") + process;
+    expect(files(text, "c")).toEqual(["memory.high=12Mi", "memory.max=8Mi", "memory.swap.max=4Mi"]);
+    expect(files(text, "b")).toEqual(["memory.high=12Mi", "memory.max=16Mi"]);
+    expect(() => parseScenarios(merged + process, "x.yaml")).toThrow("<<");
+  });
+
+  test("merges that multiply end in one plain error, soon", () => {
+    const lines = ["m0: &m0 { a: 1, b: 2 }"];
+    for (let depth = 1; depth < 40; depth++)
+      lines.push(
+        `m${depth}: &m${depth} { k${depth}: { <<: [*m${depth - 1}] , x: *m${depth - 1}, y: *m${depth - 1} } }`,
+      );
+    const began = performance.now();
+    expect(() => parseScenarios(`${lines.join("\n")}\n${process}`, "x.yaml")).toThrow();
+    expect(performance.now() - began).toBeLessThan(5000);
   });
 
   test("aliases that multiply end in one plain error, soon", () => {
