@@ -254,7 +254,7 @@ export function commands(streams: Streams, interrupt: AbortController, exit: (st
     .addArgument(new Argument("<shell>").choices(["bash", "zsh", "fish"]))
     .action(async (shell: string) => {
       const { completion } = await import("./cli/completion.ts");
-      streams.stdout.write(completion(shell, program, Object.keys(reporters)));
+      streams.stdout.write(completion(shell, program));
     });
 
   program

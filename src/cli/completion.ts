@@ -21,17 +21,17 @@ interface Verb {
 }
 
 /** The script that a shell sources: `bash`, `zsh` or `fish`. Throws UsageError for another one. */
-export function completion(shell: string, program: Command, reporters: readonly string[]): string {
+export function completion(shell: string, program: Command): string {
   const scripts: Record<string, (verbs: Verb[]) => string> = { bash, zsh, fish };
   const script = Object.hasOwn(scripts, shell) ? scripts[shell] : undefined;
   if (!script)
     throw new UsageError(
       `no completion for ${JSON.stringify(shell)}: expected one of ${Object.keys(scripts).join(", ")}`,
     );
-  return script(verbsOf(program, reporters));
+  return script(verbsOf(program));
 }
 
-function verbsOf(program: Command, reporters: readonly string[]): Verb[] {
+function verbsOf(program: Command): Verb[] {
   const help = program.createHelp();
   const verbs = help
     .visibleCommands(program)
@@ -39,7 +39,7 @@ function verbsOf(program: Command, reporters: readonly string[]): Verb[] {
     .map((command): Verb => ({
       name: command.name(),
       description: sentence(command.description()),
-      flags: help.visibleOptions(command).map((option) => flag(option, reporters)),
+      flags: help.visibleOptions(command).map(flag),
       operands: operands(command.registeredArguments),
     }));
   return [
@@ -55,27 +55,27 @@ function verbsOf(program: Command, reporters: readonly string[]): Verb[] {
 
 const sentence = (text: string): string => text.replace(/\s+/g, " ");
 
-function flag(option: Option, reporters: readonly string[]): Flag {
+function flag(option: Option): Flag {
   const { short, long, description, argChoices, variadic } = option;
   return {
     short: short ?? null,
     long: long ?? null,
     description: sentence(description),
-    values: valuesOf(option, argChoices, reporters),
+    values: valuesOf(option, argChoices),
     repeatable: variadic || Array.isArray(option.defaultValue),
   };
 }
 
-function valuesOf(
-  { flags, long }: Option,
-  choices: readonly string[] | undefined,
-  reporters: readonly string[],
-): Values {
+function valuesOf({ flags, long, description }: Option, choices: readonly string[] | undefined): Values {
   if (choices) return { kind: "words", words: choices };
   const [, name] = /[<[]([^>\]]+)[>\]]/.exec(flags) ?? [];
   if (name === undefined) return { kind: "none" };
-  if (long === "--reporter") return { kind: "words", words: [...reporters, ...reporters.map((word) => `${word}=`)] };
-  if (long === "--cgroup") return { kind: "words", words: ["v1", "v2", "v1,v2"] };
+  if (long === "--reporter") {
+    // Its description begins with their names.
+    const names = (description.split(";", 1)[0] ?? "").split(", ");
+    return { kind: "words", words: [...names, ...names.map((word) => `${word}=`)] };
+  }
+  if (long === "--cgroup") return { kind: "words", words: name === "version" ? ["v1", "v2"] : ["v1", "v2", "v1,v2"] };
   return /path|dir|file|program/.test(name) ? { kind: "files" } : { kind: "any" };
 }
 

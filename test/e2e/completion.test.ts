@@ -22,6 +22,8 @@ const cases: [string, string[]][] = [
   ["oomlab ru", ["run"]],
   ["oomlab run --machine ", ["auto", "container", "host", "kubernetes", "vm"]],
   ["oomlab run --reporter h", ["html", "html="]],
+  ["oomlab sweep --reporter c", ["csv", "csv="]],
+  ["oomlab predict --cgroup ", ["v1", "v2"]],
   ["oomlab report --mer", ["--merge"]],
   ["oomlab completion ", ["bash", "fish", "zsh"]],
   ["oomlab explain --format c", ["classic"]],
