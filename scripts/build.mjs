@@ -3,8 +3,9 @@
  *
  *   *.js, *.d.ts     the library (tsc)
  *   cli-HASH.cjs     the command line with its packages, one file
- *   cli-HASH-NODE-ARCH.cache   V8's compiled code of it, as this Node makes it
- *   oomlab.cjs       the launcher: loads the two above
+ *   explain-HASH.cjs the same with `explain` alone, which starts sooner
+ *   *-HASH-NODE-ARCH.cache   V8's compiled code of them, as this Node makes it
+ *   oomlab.cjs       the launcher: loads one of them and its compiled code
  *   agent.cjs        the same for the program of a guest: agent-HASH.cjs (its compiled code is made with the guest's image)
  *   workload.cjs     the program of the `node` workload
  *
@@ -64,10 +65,27 @@ const lazyBuiltins = {
 };
 
 /**
+ * Leaves out of the command line what other commands load when they run.
+ * @type {import("esbuild").Plugin}
+ */
+const explainOnly = {
+  name: "explain-only",
+  setup(bundler) {
+    bundler.onResolve({ filter: /^\.\// }, ({ kind, path, importer }) =>
+      kind === "dynamic-import" && /\/src\/(?:cli|report\/index)\.ts$/.test(importer) && path !== "./cli/explain.ts"
+        ? { path, namespace: "absent" }
+        : undefined,
+    );
+    bundler.onLoad({ filter: /./, namespace: "absent" }, () => ({ contents: "" }));
+  },
+};
+
+/**
  * @param {string} entry
  * @param {{ open?: string, close?: string }} [wrapper]
+ * @param {import("esbuild").Plugin[]} [plugins]
  */
-async function bundle(entry, { open = "", close = "" } = {}) {
+async function bundle(entry, { open = "", close = "" } = {}, plugins = []) {
   const { outputFiles } = await build({
     entryPoints: [join(root, "src", entry)],
     absWorkingDir: root,
@@ -85,7 +103,7 @@ async function bundle(entry, { open = "", close = "" } = {}) {
     define: { "import.meta.url": "__oomlabUrl", "process.env.OOMLAB_VERSION": JSON.stringify(version) },
     banner: { js: `${open}const __oomlabUrl=require("node:url").pathToFileURL(__filename).href;` },
     footer: { js: close },
-    plugins: [lazyBuiltins],
+    plugins: [lazyBuiltins, ...plugins],
     logLevel: "warning",
   });
   const [output] = outputFiles;
@@ -109,11 +127,13 @@ place("workload.cjs", await bundle("workload.ts"));
 const wrapper = { open: "(function(exports,require,module,__filename,__dirname){", close: "})" };
 const launcher = readFileSync(join(root, "scripts/launcher.cjs"), "utf8");
 const kept = new Set();
-for (const [entry, kind, program] of /** @type {const} */ ([
-  ["agent.ts", "agent", "agent.cjs"],
-  ["cli.ts", "cli", "oomlab.cjs"],
-])) {
-  const text = await bundle(entry, wrapper);
+
+/**
+ * A bundle in dist, named by its content. With commands: V8's compiled code of it too, after these have run once.
+ * @param {string} kind @param {string} entry @param {string[]} commands @param {import("esbuild").Plugin[]} [plugins]
+ */
+async function placeBundle(kind, entry, commands, plugins = []) {
+  const text = await bundle(entry, wrapper, plugins);
   // The launcher reads it as latin1; a regular expression's literal is not escaped by `charset: ascii`.
   const foreign = /[\u0080-\uffff]/.exec(text);
   if (foreign)
@@ -123,13 +143,25 @@ for (const [entry, kind, program] of /** @type {const} */ ([
   const name = `${kind}-${createHash("sha256").update(text).digest("hex").slice(0, 12)}`;
   place(`${name}.cjs`, text);
   kept.add(`${name}.cjs`);
-  if (kind === "cli") {
+  if (commands.length > 0) {
     const cache = `${name}-${process.version}-${process.arch}.cache`;
-    node(join(root, "scripts/codecache.cjs"), join(dist, `${name}.cjs`), join(dist, cache));
+    node(join(root, "scripts/codecache.cjs"), join(dist, `${name}.cjs`), join(dist, cache), ...commands);
     kept.add(cache);
   }
-  place(program, launcher.replaceAll("@VERSION@", version).replaceAll("@BUNDLE@", name), 0o755);
+  return name;
 }
+
+/** @param {string} program @param {string} name @param {string} [explain] */
+const placeLauncher = (program, name, explain = name) =>
+  place(
+    program,
+    launcher.replaceAll("@VERSION@", version).replaceAll("@EXPLAIN@", explain).replaceAll("@BUNDLE@", name),
+    0o755,
+  );
+
+placeLauncher("agent.cjs", await placeBundle("agent", "agent.ts", []));
+const explain = await placeBundle("explain", "cli.ts", ["explain"], [explainOnly]);
+placeLauncher("oomlab.cjs", await placeBundle("cli", "cli.ts", ["validate", "run"]), explain);
 
 // What an earlier build left of sources that are gone.
 for (const file of readdirSync(dist, { recursive: true, encoding: "utf8" })) {
@@ -137,5 +169,5 @@ for (const file of readdirSync(dist, { recursive: true, encoding: "utf8" })) {
   if (source !== undefined && !existsSync(join(root, "src", `${source}.ts`))) rmSync(join(dist, file));
 }
 for (const file of readdirSync(dist)) {
-  if (/^(?:cli|agent)-.*\.(?:cjs|cache)/.test(file) && !kept.has(file)) rmSync(join(dist, file));
+  if (/^(?:cli|agent|explain)-.*\.(?:cjs|cache)/.test(file) && !kept.has(file)) rmSync(join(dist, file));
 }

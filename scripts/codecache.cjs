@@ -1,13 +1,13 @@
 "use strict";
-// node scripts/codecache.cjs BUNDLE CACHE: V8's compiled code of the command line, taken after a warm-up, so that the
-// functions every start runs are in it.
+// node scripts/codecache.cjs BUNDLE CACHE COMMAND...: V8's compiled code of the command line, taken after these commands
+// have run once, so that the functions every start runs are in it.
 const fs = require("node:fs");
 const os = require("node:os");
 const path = require("node:path");
 const v8 = require("node:v8");
 const vm = require("node:vm");
 
-const [filename = "", cache = ""] = process.argv.slice(2);
+const [filename = "", cache = "", ...warm] = process.argv.slice(2);
 const script = new vm.Script(fs.readFileSync(filename, "latin1"), { filename });
 /** @type {{ exports: { main?: (argv: string[]) => Promise<number> } }} */
 const cli = { exports: {} };
@@ -45,6 +45,7 @@ async function warmUp() {
       ["explain", kills],
       ["explain", "--reporter", "json", kills],
     ]) {
+      if (!warm.includes(argv[0] ?? "")) continue;
       const code = await cli.exports.main?.(argv);
       if (code !== 0) console.error(`warning: warm-up of \`${argv[0]}\` ended with ${code}: oomlab will start slower`);
     }

@@ -7,10 +7,12 @@ const only = process.argv.length === 3 ? process.argv[2] : undefined;
 if (only === "--version" || only === "-V") {
   fs.writeSync(1, "@VERSION@\n");
 } else {
-  const filename = `${__dirname}/@BUNDLE@.cjs`;
+  // A log is often short: what reads it loads nothing else.
+  const bundle = process.argv[2] === "explain" ? "@EXPLAIN@" : "@BUNDLE@";
+  const filename = `${__dirname}/${bundle}.cjs`;
   let cachedData;
   try {
-    cachedData = fs.readFileSync(`${__dirname}/@BUNDLE@-${process.version}-${process.arch}.cache`);
+    cachedData = fs.readFileSync(`${__dirname}/${bundle}-${process.version}-${process.arch}.cache`);
   } catch {
     // Slower, not wrong.
   }

@@ -54,7 +54,7 @@ function taskAt(bytes: Uint8Array, at: number): boolean {
 /** `OOM exec` of SysRq, `Out of memory: ` of a panic or of a record cut short. */
 function outAt(bytes: Uint8Array, hit: number): boolean {
   if (bytes[hit + 1] === 79) return compare(bytes, hit + 3, " execution") !== NO;
-  if (bytes[hit + 13] === BLANK && bytes[hit + 14] === 40)
+  if (bytes[hit + 13] === BLANK && (bytes[hit + 14] === 40 || isEnd(bytes[hit + 14])))
     return compare(bytes, hit + 4, "of memory (oom_kill_alloc") !== NO;
   const found = compare(bytes, hit + 4, "of memory: ");
   if (found !== YES) return found !== NO;

@@ -103,18 +103,22 @@ describe("the launcher", () => {
     const bundle = (await readdir(dirname(launcher))).find((name) => /^cli-\w+\.cjs$/.test(name))!;
     const dist = await mkdtemp(join(root, "dist/copy-"));
     try {
-      for (const name of ["oomlab.cjs", bundle]) await copyFile(join(dirname(launcher), name), join(dist, name));
+      const explain = (await readdir(dirname(launcher))).find((name) => /^explain-\w+\.cjs$/.test(name))!;
+      for (const name of ["oomlab.cjs", bundle, explain])
+        await copyFile(join(dirname(launcher), name), join(dist, name));
       await spoil(join(dist, cacheOf(bundle)));
       const { code, stderr } = await node([join(dist, "oomlab.cjs"), "validate", scenario]);
       expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+      const read = await node([join(dist, "oomlab.cjs"), "explain", join(root, "test/fixtures/blog.log")]);
+      expect(read).toMatchObject({ code: 0, stderr: "" });
     } finally {
       await rm(dist, { recursive: true });
     }
   });
 
-  test("ships compiled code that this Node accepts", async () => {
+  test.each(["cli", "explain"])("ships compiled code of %s that this Node accepts", async (kind) => {
     const names = await readdir(dirname(launcher));
-    const bundle = names.find((name) => /^cli-\w+\.cjs$/.test(name))!;
+    const bundle = names.find((name) => name.startsWith(`${kind}-`) && name.endsWith(".cjs"))!;
     const { Script } = await import("node:vm");
     const script = new Script(await readFile(join(dirname(launcher), bundle), "latin1"), {
       filename: join(dirname(launcher), bundle),
