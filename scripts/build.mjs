@@ -34,10 +34,12 @@ const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"))
 
 /** @param {string} file @param {string[]} args */
 function node(file, ...args) {
-  const { status } = spawnSync(process.execPath, [file, ...args], {
+  const { status, stdout } = spawnSync(process.execPath, [file, ...args], {
     cwd: root,
-    stdio: ["ignore", "inherit", "inherit"],
+    stdio: ["ignore", "pipe", "inherit"],
   });
+  // What commands say while they are warmed up is for nobody.
+  if (status !== 0) process.stdout.write(stdout);
   if (status !== 0) process.exit(status ?? 1);
 }
 
@@ -50,7 +52,7 @@ const lazyBuiltins = {
   name: "lazy-builtins",
   setup(bundler) {
     const filter =
-      /^(?:node:)?(child_process|crypto|fs\/promises|net|os|readline|timers\/promises|tty|v8|worker_threads|zlib)$/;
+      /^(?:node:)?(child_process|crypto|fs\/promises|net|os|readline|stream|timers\/promises|tty|v8|worker_threads|zlib)$/;
     bundler.onResolve({ filter }, ({ path, namespace }) =>
       namespace === "lazy" ? { path, external: true } : { path: path.replace("node:", ""), namespace: "lazy" },
     );

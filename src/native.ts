@@ -108,7 +108,7 @@ export interface Addon {
   socketpair(): [number, number];
   /**
    * Searches so many blocks of a file from `offset` on, by threads, ahead of who takes the results. The descriptor must
-   * stay open until `close`. `blockSize`: a multiple of 128.
+   * stay open until `close`. `blockSize`: a multiple of 128; `threads` 0: as many as serve.
    */
   survey(fd: number, offset: number, blocks: number, blockSize: number, threads: number): LogSurvey;
   /**

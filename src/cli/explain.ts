@@ -1,7 +1,6 @@
 /** `oomlab explain`: reads a kernel log, tells every OOM kill in it as it is read. */
 import { spawn } from "node:child_process";
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
-import { availableParallelism } from "node:os";
 import { Duplex } from "node:stream";
 import { setFlagsFromString } from "node:v8";
 import { createGunzip } from "node:zlib";
@@ -139,7 +138,7 @@ function startSurvey(fd: number, from: number): LogSurvey | null {
   if (fd === 0 || !stat.isFile() || stat.size - from < worthIt) return null;
   try {
     const blocks = Math.floor((stat.size - from) / blockSize);
-    return loadAddon().survey(fd, from, blocks, blockSize, Math.min(4, availableParallelism()));
+    return loadAddon().survey(fd, from, blocks, blockSize, 0);
   } catch {
     // Without the addon the log is read without.
     return null;
