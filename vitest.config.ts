@@ -3,6 +3,12 @@ import { SkipReporter } from "./test/helpers/reporter.ts";
 
 const ci = process.env["CI"] === "true";
 
+/**
+ * A real kernel under emulation, on a machine that others use: on CI a test has a second attempt, and the reporter tells
+ * of each that needed it. Nowhere else, and never unit tests.
+ */
+const retry = ci ? 1 : 0;
+
 /** Unit tests run side by side; tests that press on the kernel have it to themselves, one file after another. */
 const config: ViteUserConfig = defineConfig({
   test: {
@@ -21,6 +27,7 @@ const config: ViteUserConfig = defineConfig({
         test: {
           name: "integration",
           include: ["test/integration/**/*.test.ts"],
+          retry,
           fileParallelism: false,
           sequence: { groupOrder: 1 },
         },
@@ -30,6 +37,7 @@ const config: ViteUserConfig = defineConfig({
         test: {
           name: "e2e",
           include: ["test/e2e/**/*.test.ts"],
+          retry,
           fileParallelism: false,
           testTimeout: 180_000,
           sequence: { groupOrder: 2 },

@@ -289,8 +289,12 @@ describe("run", needs(canRun), () => {
       [1, 2, 3].map(() => oomlab(["run", path, "--repeat-each", "3", "--reporter", "json"])),
     );
     for (const { stdout, exitCode } of runs) {
+      const { scenarios } = JSON.parse(stdout);
+      expect(
+        scenarios.map(({ status, reason }: { status: string; reason: string | null }) => ({ status, reason })),
+      ).toEqual(Array.from({ length: 3 }, () => ({ status: "passed", reason: null })));
       expect(exitCode).toBe(0);
-      for (const { observed } of JSON.parse(stdout).scenarios) {
+      for (const { observed } of scenarios) {
         expect(observed.kills).toHaveLength(1);
         for (const foreign of observed.foreignKills) expect(foreign).toMatchObject({ process: null, limit: null });
       }

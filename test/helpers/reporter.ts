@@ -8,9 +8,19 @@ declare module "vitest" {
   }
 }
 
-/** Tells every skipped test with its reason; on CI a test that could have run there and did not fails the run. */
+/**
+ * Tells every test that passed at its second attempt only, with what failed at the first; and every skipped test with its
+ * reason: on CI one that could have run there and did not fails the run.
+ */
 export class SkipReporter implements Reporter {
   onTestRunEnd(modules: readonly TestModule[]): void {
+    for (const test of modules.flatMap((module) => [...module.children.allTests("passed")])) {
+      if (test.diagnostic()?.flaky !== true) continue;
+      const errors = test.result().errors?.map(({ message, diff }) => `${message}${diff ? `\n${diff}` : ""}`) ?? [];
+      console.log(
+        `passed at a second attempt: ${test.module.relativeModuleId} > ${test.fullName}: ${errors.join("; ")}`,
+      );
+    }
     const skipped = modules.flatMap((module) => [...module.children.allTests("skipped")]);
     if (skipped.length === 0) return;
     const strict = process.env["CI"] === "true";
