@@ -367,5 +367,5 @@ export function varied(text: string, base: Scenario, axes: readonly Axis[]): Swe
 
 const isScenario = (contents: unknown): boolean => isMap(contents) && !contents.has("apiVersion");
 
-/** As YAML has it: a number where it is one. */
-const valueOf = (text: string): string | number => (/^-?\d+(\.\d+)?$/.test(text) ? Number(text) : text);
+/** As YAML has it: a number where it is one and reads back the same (a version such as 1.20 does not). */
+const valueOf = (text: string): string | number => (String(Number(text)) === text ? Number(text) : text);

@@ -136,6 +136,10 @@ describe("the number that a name means", () => {
       expect(stress(at(`${name}=5s,6s`), "web")).toMatchObject({ hold: 5000 });
   });
 
+  test("a version keeps its last digit", () => {
+    expect(at("node.kubeletVersion=1.20,1.25").kubernetes?.node.kubelet.minor).toBe(20);
+  });
+
   test("in a file of several scenarios it is the chosen one's", () => {
     const control = at("process.delay=7s,8s", rate, "growth between two polls, control");
     expect(stress(control, "web")).toMatchObject({ delayMs: 7000 });
