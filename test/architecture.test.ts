@@ -38,7 +38,7 @@ const pure: Readonly<Record<string, readonly string[]>> = {
   units: [],
   plan: ["node:path", "node:path/posix"],
   verdict: [],
-  sweep: ["node:crypto"],
+  sweep: [],
   scenario: ["node:path", "node:path/posix"],
 };
 /** The door of scenario/ reads the files. */

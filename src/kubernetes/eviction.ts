@@ -160,7 +160,7 @@ function thresholdsMet(
 
 /** What a pass comes to, before any of it is put in words. */
 export interface Decision extends Pick<Pass, "state" | "met" | "due" | "memoryPressure" | "log"> {
-  /** The first threshold that is due, and what was observed of its signal; null: none is, or a volume comes first. */
+  /** The first threshold that is due, and what was observed of its signal; null: none is. */
   chosen: { threshold: Threshold; observed: Observation } | null;
   /** All Pods in the order of eviction, where a threshold is due. */
   ranked: readonly EvictablePod[];
@@ -168,7 +168,7 @@ export interface Decision extends Pick<Pass, "state" | "met" | "due" | "memoryPr
   victim: number;
 }
 
-/** Decides one pass (managerImpl.synchronize). `pods` are the active ones. */
+/** Decides one pass about memory (managerImpl.synchronize); volumes over their limit come before it. `pods` are the active ones. */
 export function decide(
   config: EvictionConfig,
   state: ManagerState,

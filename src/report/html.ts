@@ -2,11 +2,10 @@
  * One page that needs nothing else: it opens from disk and under Jenkins' content security policy, has no script, and
  * is complete as HTML where the style sheet is taken away.
  */
-import { createHash } from "node:crypto";
 import type { Output, Reporter, RunInfo, ScenarioResult, Status, Summary, Verdict } from "./index.ts";
 import { clip, escape } from "./html/escape.ts";
 import { badge, scenarioSection, shortSection } from "./html/scenario.ts";
-import { style } from "./html/style.ts";
+import { pageHead } from "./html/style.ts";
 import { marks, sentence, severity, summaryWords, timeWords, whereWords } from "./words.ts";
 
 /** Evidence on one page, in characters; beyond it what passed is told without. */
@@ -45,7 +44,7 @@ export function htmlReporter(output: Output, info: RunInfo): Reporter {
       sections.push(section);
     },
     onRunEnd(_verdicts, summary) {
-      output.write(head(summary));
+      output.write(pageHead(summaryWords(summary)));
       output.write(top(summary, info, entries.length, began));
       output.write(matrix(entries));
       output.write(results(entries));
@@ -62,24 +61,6 @@ function sectionOf(result: ScenarioResult, id: string, size: number, scenarios: 
   const unmet = status !== "passed" && status !== "skipped";
   if (size > (unmet ? roomForUnmet : roomForAll)) return shortSection(result, id);
   return scenarioSection(result, id, unmet || scenarios <= fewScenarios);
-}
-
-function head(summary: Summary): string {
-  // Whatever slipped through could load and run nothing.
-  const hash = createHash("sha256").update(style).digest("base64");
-  return `<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'sha256-${hash}'; base-uri 'none'; form-action 'none'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>oomlab: ${summaryWords(summary)}</title>
-<style>${style}</style>
-</head>
-<body>
-<a class="skip" href="#results">Skip to the results</a>
-`;
 }
 
 function top(summary: Summary, info: RunInfo, scenarios: number, began: string | null): string {

@@ -1,7 +1,6 @@
 /** A sweep as one HTML page: where the outcome flips, how long until the first death, memory.available and the polls. No script. */
-import { createHash } from "node:crypto";
 import { escape } from "../report/html/escape.ts";
-import { style } from "../report/html/style.ts";
+import { pageHead } from "../report/html/style.ts";
 import type { Output } from "../report/index.ts";
 import { sizeWords } from "../report/words.ts";
 import { type Outcome, outcomeWord } from "./outcome.ts";
@@ -52,7 +51,7 @@ export function htmlReporter(output: Output, axes: readonly Axis[]): SweepReport
     },
     onEnd(info) {
       const stretches = stretchesOf(axes, words);
-      output.write(head(info));
+      output.write(pageHead(`sweep of ${escape(info.scenario)}`));
       output.write(top(info, results, words, stretches));
       if (words.length > results.length)
         output.write(`<p>The first ${results.length} of ${words.length} points are shown.</p>\n`);
@@ -67,22 +66,6 @@ export function htmlReporter(output: Output, axes: readonly Axis[]): SweepReport
       );
     },
   };
-}
-
-function head({ scenario }: SweepInfo): string {
-  const hash = createHash("sha256").update(style).digest("base64");
-  return `<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'sha256-${hash}'; base-uri 'none'; form-action 'none'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>oomlab sweep: ${escape(scenario)}</title>
-<style>${style}</style>
-</head>
-<body>
-`;
 }
 
 function top(
@@ -111,7 +94,7 @@ function top(
   return `<main>
 <h1>${escape(scenario)}</h1>
 <p class="meta">${escape(file)} &middot; ${escape(where)} &middot; ${words.length} point${words.length === 1 ? "" : "s"}</p>
-${varied.length > 0 ? `<p>Varied: ${varied.join("; ")}.</p>\n` : ""}${agreement}${[...problems].map((problem) => `<p>No outcome: ${escape(problem)}</p>\n`).join("")}<h2>Where the outcome flips</h2>
+${varied.length > 0 ? `<p>Varied: ${varied.join("; ")}.</p>\n` : ""}${agreement}${[...problems].map((problem) => `<p>No outcome: ${escape(problem)}</p>\n`).join("")}<h2 id="results">Where the outcome flips</h2>
 <ul class="words">
 ${stretches
   .slice(0, mostStretches)

@@ -126,7 +126,7 @@ describe("sweep on this host", needs(canRun), () => {
     expect(exitCode).toBe(0);
     expect(stdout).toContain("process.anon (memory.max 16Mi): lives at 8Mi, memcg at 40Mi\n");
     expect(stdout).toContain("process.anon (memory.max 64Mi): lives throughout\n");
-    expect(readFileSync(page, "utf8")).toContain("<h2>Where the outcome flips</h2>");
+    expect(readFileSync(page, "utf8")).toContain('<h2 id="results">Where the outcome flips</h2>');
     expect(readFileSync(csv, "utf8").split("\r\n")).toHaveLength(6);
   });
 });

@@ -41,11 +41,25 @@ export const sanitized: boolean = process.env["OOMLAB_NATIVE"] !== undefined;
 
 let count = 0;
 
+/** What tests that were killed left here. */
+function removeAbandoned(parent: string): void {
+  for (const name of readdirSync(parent)) {
+    const [, pid] = /^oomlab-native-test-(\d+)-\d+$/.exec(name) ?? [];
+    if (pid === undefined || existsSync(`/proc/${pid}`)) continue;
+    try {
+      rmdirSync(`${parent}/${name}`);
+    } catch {
+      // A process lives in it.
+    }
+  }
+}
+
 /** A cgroup of this test, gone with it. */
 export class TestCgroup implements AsyncDisposable {
   readonly path: string;
 
   constructor(parent: string, files: Record<string, string> = {}) {
+    if (count === 0) removeAbandoned(parent);
     this.path = `${parent}/oomlab-native-test-${process.pid}-${++count}`;
     mkdirSync(this.path);
     for (const [file, value] of Object.entries(files)) this.write(file, value);

@@ -1,5 +1,7 @@
+import { createHash } from "node:crypto";
+
 /** The page's style sheet. The page is complete without it: Jenkins' content security policy takes it away. */
-export const style: string = `
+const style: string = `
 :root{color-scheme:light dark;--bg:#fff;--fg:#1b1f24;--muted:#57606a;--line:#d0d7de;--soft:#f6f8fa;--link:#0550ae;
 --passed-bg:#dafbe1;--passed:#116329;--failed-bg:#ffebe9;--failed:#a40e26;--inconclusive-bg:#fff8c5;--inconclusive:#6c4400;
 --skipped-bg:#eaeef2;--skipped:#424a53;--errored-bg:#ffe3f1;--errored:#8a1152;--mark:#fff3bf}
@@ -66,3 +68,21 @@ figure,.checks li,.results li{break-inside:avoid}h2,h3,h4{break-after:avoid}
 details::details-content{content-visibility:visible;display:block;height:auto}
 a{text-decoration:none}}
 `;
+
+/** What a page begins with, up to a link to its element `results`; `title` is HTML. Whatever slipped through could load and run nothing. */
+export function pageHead(title: string): string {
+  const hash = createHash("sha256").update(style).digest("base64");
+  return `<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'sha256-${hash}'; base-uri 'none'; form-action 'none'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>oomlab: ${title}</title>
+<style>${style}</style>
+</head>
+<body>
+<a class="skip" href="#results">Skip to the results</a>
+`;
+}
