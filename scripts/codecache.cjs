@@ -25,6 +25,18 @@ expect:
   victims: [hog]
 `;
 
+const manifest = `
+apiVersion: v1
+kind: Pod
+metadata: { name: a }
+spec: { containers: [{ name: a, image: a, resources: { limits: { memory: 64Mi } } }] }
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: b }
+spec: { containers: [{ name: b, image: b, resources: { requests: { memory: 32Mi } } }] }
+`;
+
 const log = `[  100.000001] stress invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0
 [  100.000002] oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/a,task_memcg=/a,task=stress,pid=100,uid=0
 [  100.000003] Memory cgroup out of memory: Killed process 100 (stress) total-vm:98524kB, anon-rss:65196kB, file-rss:64kB, shmem-rss:0kB, UID:0 pgtables:160kB oom_score_adj:0
@@ -35,11 +47,14 @@ async function warmUp() {
   try {
     const file = path.join(folder, "sample.yaml");
     fs.writeFileSync(file, sample);
+    const pods = path.join(folder, "pods.yaml");
+    fs.writeFileSync(pods, manifest);
     const kills = path.join(folder, "sample.log");
     fs.writeFileSync(kills, log);
     for (const argv of [
       ["validate", file],
       ["run", "--dry-run", file],
+      ["run", "--dry-run", pods],
       ["explain", kills],
       ["explain", "--reporter", "json", kills],
     ]) {

@@ -2,6 +2,7 @@
 import { fstatSync, readFileSync, writeSync } from "node:fs";
 import { relative, resolve } from "node:path";
 import { isatty } from "node:tty";
+import { setFlagsFromString } from "node:v8";
 import { Argument, Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import type { GridOptions, RunOptions, Streams } from "./api.ts";
 import { version } from "./api/streams.ts";
@@ -87,8 +88,9 @@ export function commands(streams: Streams, interrupt: AbortController, exit: (st
     .option("-v, --verbose", "say more on stderr")
     .action(async (paths: string[], flags: RunFlags) => {
       const stop = handleSignals(interrupt);
+      const run = async (): Promise<number> => (await import("./api.ts")).run(runOptions(paths, flags), streams);
       try {
-        exit(await (await import("./api.ts")).run(runOptions(paths, flags), streams));
+        exit(await (flags.dryRun ? soonOver(run) : run()));
       } finally {
         stop();
       }
@@ -224,7 +226,9 @@ export function commands(streams: Streams, interrupt: AbortController, exit: (st
     .command("validate")
     .description("check scenario files, run nothing")
     .argument("[path...]", "scenario files or folders (default: the folder scenarios)")
-    .action(async (paths: string[]) => exit(await (await import("./cli/validate.ts")).validate(paths, streams)));
+    .action(async (paths: string[]) =>
+      exit(await soonOver(async () => (await import("./cli/validate.ts")).validate(paths, streams))),
+    );
 
   program
     .command("schema")
@@ -298,6 +302,16 @@ interface GridFlags {
   timeout?: number;
   cgroup?: 1 | 2;
   reporter: string[];
+}
+
+/** For what takes less time than V8 needs to optimize its functions. */
+async function soonOver<Result>(work: () => Promise<Result>): Promise<Result> {
+  setFlagsFromString("--no-opt");
+  try {
+    return await work();
+  } finally {
+    setFlagsFromString("--opt");
+  }
 }
 
 interface SweepFlags extends GridFlags {

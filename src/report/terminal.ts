@@ -80,7 +80,9 @@ export function terminalReporter(output: Output, info: RunInfo): Reporter {
       if (verdicts.length === 0) line("no scenario was run");
     },
     onPlans(plans) {
-      for (const plan of plans) planText(plan, line, paint);
+      const lines: string[] = [];
+      for (const plan of plans) planText(plan, (text = "") => lines.push(text), paint);
+      if (lines.length > 0) line(lines.join("\n"));
     },
   };
 }
