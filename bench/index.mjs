@@ -343,6 +343,24 @@ function predict(lab) {
   row(lab, "oomlab predict: 1,000,000 points as CSV, on one core", seconds, "s", { goal: 5 });
 }
 
+/** @param {Lab} lab */
+function pods(lab) {
+  const file = join(lab.temporary, "pods.yaml");
+  const manifest = (/** @type {number} */ index) => `apiVersion: v1
+kind: Pod
+metadata: { name: pod-${index} }
+spec: { containers: [{ name: a, image: a, resources: { limits: { memory: 64Mi } } }] }
+`;
+  writeFileSync(file, Array.from({ length: 200 }, (_, index) => manifest(index)).join("---\n"));
+  const ms = interleaved("200 Pods", Math.max(11, lab.rounds), {
+    node: () => command(lab, process.execPath, "-e", "0").ns / 1e6,
+    pods: () => command(lab, process.execPath, cli, "run", "--dry-run", file).ns / 1e6,
+  });
+  const node = median(ms.node);
+  const beyond = ms.pods.map((each) => each - node);
+  row(lab, "a manifest of 200 documents validated and laid out, beyond node -e 0", beyond, "ms", { goal: 300 });
+}
+
 // ---- all of it
 
 /** @param {Lab} lab */
@@ -371,6 +389,7 @@ const parts = {
   memory,
   explain: kernelLogs,
   predict,
+  pods,
   vm: machineOfItsOwn,
   node: wholeNode,
 };
