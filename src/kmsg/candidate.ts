@@ -27,7 +27,7 @@ export function candidateAt(bytes: Uint8Array, hit: number, floor: number): Cand
     case 75: // Kill
       return killAt(bytes, hit, floor) ? 1 : 0;
     case 77: // Memo
-      return compare(bytes, hit + 4, "ry cgroup out of memory") === NO ? 0 : 1;
+      return compare(bytes, hit + 4, "ry cgroup out of memory") === NO || isProgram(bytes, hit, floor) ? 0 : 1;
     case 84: // Task
       return taskAt(bytes, hit + 4) ? 1 : 0;
     case 79:
@@ -159,7 +159,8 @@ function isValue(bytes: Uint8Array, at: number, floor: number): boolean {
 function isTag(bytes: Uint8Array, at: number, floor: number): boolean {
   if (at < floor) return true;
   const last = bytes[at]!;
-  if (last === 121 || last === 116 || last === 108 || last === 41 || last === 93 || last === BLANK) return true;
+  if (last === 93) return !isProgram(bytes, at + 3, floor);
+  if (last === 121 || last === 116 || last === 108 || last === 41 || last === BLANK) return true;
   // dmesg -x, OpenWrt: a level after a colon or a dot.
   for (let i = at; i >= floor && at - i < 9; i--) {
     const code = bytes[i]!;
@@ -167,6 +168,24 @@ function isTag(bytes: Uint8Array, at: number, floor: number): boolean {
     if (!((code >= 97 && code <= 122) || isDigit(code))) return false;
   }
   return false;
+}
+
+/** Whether syslog's ` name[12]: ` of a program stands right before `hit`, whole and not the kernel's. */
+function isProgram(bytes: Uint8Array, hit: number, floor: number): boolean {
+  if (bytes[hit - 1] !== BLANK || bytes[hit - 2] !== 58 || bytes[hit - 3] !== 93) return false;
+  let at = hit - 4;
+  while (at > floor && isDigit(bytes[at])) at--;
+  const digits = hit - 4 - at;
+  if (bytes[at] !== 91 || digits < 1 || digits > 10) return false;
+  const end = at;
+  for (at--; at >= floor; at--) {
+    const code = bytes[at]!;
+    if (code === BLANK) break;
+    if (!((code >= 97 && code <= 122) || (code >= 65 && code <= 90) || isDigit(code) || code === 45 || code === 95))
+      return false;
+  }
+  // kernel, and not more: kernel.warn has a dot.
+  return at >= floor && end - at > 1 && !(end - at === 7 && compare(bytes, at + 1, "kernel") === YES);
 }
 
 /** After the pid comes the name in parentheses, RHEL's UID, or the end of a cut line. */

@@ -241,9 +241,10 @@ function createFast(options: OomScanOptions): Engine {
     }
     at = hit;
     let to = hit;
-    const far = Math.min(end, hit + LOOK);
-    while (to < far && bytes[to] !== NEWLINE) to++;
-    if (!final && to === end) return false;
+    if (!final && end - hit < LOOK) {
+      while (to < end && bytes[to] !== NEWLINE) to++;
+      if (to === end) return false;
+    }
     const found = candidateAt(bytes, hit, Math.max(base, hit - LOOK));
     if (found === 0 || (found === 2 && !scanner.isOpen(0))) {
       at = hit + 1;

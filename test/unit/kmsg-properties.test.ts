@@ -95,6 +95,11 @@ const pieces = [
   "[    1.000000]\n",
   "kern  :notice: ",
   "kernel: ",
+  "Nov  1 10:00:00 h app[12]: ",
+  " app[12]: ",
+  " kernel[12]: ",
+  "<4>kernel[1]: ",
+  "2025-01-01T10:00:00Z ",
   "#011",
 ];
 const text = fc
@@ -121,7 +126,18 @@ const wrapped = fc
   .tuple(
     fc.constantFrom(...logs.filter((log) => log.length < 20_000)),
     fc.integer({ min: 20, max: 200 }),
-    fc.constantFrom("", "> ", "  ", "Nov 24 23:42:31 host kernel: ", "[    1.000000] ", "6,1,1,-;"),
+    fc.constantFrom(
+      "",
+      "> ",
+      "  ",
+      "Nov 24 23:42:31 host kernel: ",
+      "Nov 24 23:42:31 host kernel[12]: ",
+      "Nov 24 23:42:31 host app[12]: ",
+      "12:00:00 app[12]: ",
+      "2025-01-01T10:00:00Z host app[12]: ",
+      "[    1.000000] ",
+      "6,1,1,-;",
+    ),
     fc.array(fc.nat(200), { maxLength: 5 }),
     fc.constantFrom("", "\n", "\r\n"),
   )
