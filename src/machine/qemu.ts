@@ -23,6 +23,8 @@ export interface Qemu {
   readonly monitor: Monitor;
   /** The files behind the throwaway disks. */
   readonly disks: readonly { serial: string; fd: number }[];
+  /** Its own descriptor of the saved state. */
+  readonly stateFd: number;
   /** Sends a line to the agent. */
   send(text: string): void;
   /** Resolves once, when QEMU has ended and all that it said has been read. */
@@ -34,6 +36,12 @@ export interface QemuEnd {
   exit: ExitInfo;
   /** QEMU's own complaints. */
   words: string;
+}
+
+/** A saved guest: the stream of its state, and its disks. */
+export interface Saved {
+  state: number;
+  disks: number[];
 }
 
 export interface QemuHandlers {
@@ -119,13 +127,8 @@ const throwawayDisk = (name: string, set: number): unknown => ({
 
 const json = (value: unknown): string => JSON.stringify(value);
 
-/** `incoming`: waits to be told where a snapshot is, instead of booting. Its disks are given; without them they are empty. */
-export function startQemu(
-  vm: VmSpec,
-  parts: QemuParts,
-  handlers: QemuHandlers,
-  incoming: { disks: number[] } | null = null,
-): Qemu {
+/** `saved`: it waits to be told to load that, instead of booting. Takes its descriptors. */
+export function startQemu(vm: VmSpec, parts: QemuParts, handlers: QemuHandlers, saved: Saved | null = null): Qemu {
   const addon = loadAddon();
   const file = which("qemu-system-x86_64");
   if (file === undefined) throw new MachineError("VM_PROGRAMS", "the VM needs qemu-system-x86_64");
@@ -135,16 +138,18 @@ export function startQemu(
   const [control, theirControl] = addon.socketpair();
   const disks = disksOf(vm).map(({ serial, size }, index) => ({
     serial,
-    fd: incoming?.disks[index] ?? unlinkedFile(size),
+    fd: saved?.disks[index] ?? unlinkedFile(size),
   }));
   const given = [consoleWrite, wordsWrite, theirChannel, theirControl];
+  const stdio = [-1, ...given, ...disks.map(({ fd }) => fd)];
+  if (saved !== null) given.push(saved.state);
   let child: { pid: number; pidfd: number };
   try {
     child = addon.spawn({
       file,
-      args: ["qemu-system-x86_64", ...qemuArguments(vm, parts), ...(incoming === null ? [] : ["-incoming", "defer"])],
+      args: ["qemu-system-x86_64", ...qemuArguments(vm, parts), ...(saved === null ? [] : ["-incoming", "defer"])],
       env: Object.entries(process.env).map(([key, value]) => `${key}=${value}`),
-      stdio: [-1, ...given, ...disks.map(({ fd }) => fd)],
+      stdio: saved === null ? stdio : [...stdio, saved.state],
       pdeathsig: 9,
     });
   } catch (error) {
@@ -178,6 +183,7 @@ export function startQemu(
   return {
     monitor: openMonitor(monitor),
     disks,
+    stateFd: stdio.length,
     send: (text) => void agent.write(text),
     ended: Promise.all([exited, ...closed]).then(([exit]) => {
       if (consoleLines.rest() !== "") consoleLines.push("\n");

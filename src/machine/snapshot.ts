@@ -1,6 +1,6 @@
 /** A booted guest with the agent waiting in it, saved once for each shape of VM and restored for each further scenario. */
 import { createHash } from "node:crypto";
-import { ftruncateSync, realpathSync, statSync } from "node:fs";
+import { closeSync, ftruncateSync, openSync, realpathSync, renameSync, rmSync, statSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -8,10 +8,11 @@ import { MachineError } from "../errors.ts";
 import type { CgroupVersion, VmSpec } from "../plan.ts";
 import { cached, cachedEntry, dropEntry } from "./cache.ts";
 import { execute, which } from "./packages.ts";
-import { disksOf, type Qemu, qemuArguments, type QemuParts, unlinkedFile } from "./qemu.ts";
+import { disksOf, type Qemu, qemuArguments, type QemuParts, type Saved, unlinkedFile } from "./qemu.ts";
+import { copyWithoutZeroPages, StreamError } from "./ramstream.ts";
 
-/** Bump it when what a saved guest has done before it was saved changes. */
-const layout = 1;
+/** Bump it when what a saved guest has done before it was saved changes, or how it is saved. */
+const layout = 2;
 /** Loading takes 0.2 to 0.9 s (facts of software emulation on a busy host). */
 const loadMs = 20_000;
 const saveMs = 60_000;
@@ -44,7 +45,9 @@ export async function save({ name }: Snapshot, guest: Qemu): Promise<void> {
   try {
     await cached(name, async (folder) => {
       await monitor.execute("migrate-set-parameters", { "max-bandwidth": 2 ** 40 });
-      await transfer(guest, "migrate", `exec:exec cat > ${quoted(join(folder, "state"))}`, saveMs);
+      const whole = join(folder, "whole");
+      await transfer(guest, "migrate", `exec:exec cat > ${quoted(whole)}`, saveMs);
+      withoutZeroPages(whole, join(folder, "state"));
       for (const { serial, fd } of guest.disks)
         await execute("cp", ["--sparse=always", `/proc/${process.pid}/fd/${fd}`, join(folder, serial)]);
     });
@@ -53,26 +56,47 @@ export async function save({ name }: Snapshot, guest: Qemu): Promise<void> {
   }
 }
 
-/** Copies of the disks as they were saved, for startQemu. */
-export async function savedDisks({ name }: Snapshot, vm: VmSpec): Promise<number[]> {
+/** What startQemu loads it from: its state, and copies of the disks as they were saved. */
+export async function saved({ name }: Snapshot, vm: VmSpec): Promise<Saved> {
   const folder = cachedEntry(name);
   if (folder === null) throw new MachineError("SNAPSHOT", "the snapshot is gone");
-  const disks: number[] = [];
-  for (const { serial, size } of disksOf(vm)) {
-    const fd = unlinkedFile(size);
-    disks.push(fd);
-    await execute("cp", ["--sparse=always", join(folder, serial), `/proc/${process.pid}/fd/${fd}`]);
-    ftruncateSync(fd, size);
+  const open: number[] = [];
+  try {
+    open.push(openSync(join(folder, "state"), "r"));
+    for (const { serial, size } of disksOf(vm)) {
+      const fd = unlinkedFile(size);
+      open.push(fd);
+      await execute("cp", ["--sparse=always", join(folder, serial), `/proc/${process.pid}/fd/${fd}`]);
+      ftruncateSync(fd, size);
+    }
+  } catch (error) {
+    for (const fd of open) closeSync(fd);
+    throw error;
   }
-  return disks;
+  const [state = -1, ...disks] = open;
+  return { state, disks };
 }
 
-/** Loads the snapshot into a QEMU that waits for it, and lets the guest go on. */
-export async function load({ name }: Snapshot, guest: Qemu): Promise<void> {
-  const folder = cachedEntry(name);
-  if (folder === null) throw new MachineError("SNAPSHOT", "the snapshot is gone");
-  await transfer(guest, "migrate-incoming", `exec:exec cat < ${quoted(join(folder, "state"))}`, loadMs);
+/** Loads the state that a QEMU was given, and lets the guest go on. */
+export async function load(guest: Qemu): Promise<void> {
+  await transfer(guest, "migrate-incoming", `fd:${guest.stateFd}`, loadMs);
   await guest.monitor.execute("cont");
+}
+
+/** A stream of another form than ours is kept as it is. */
+function withoutZeroPages(whole: string, state: string): void {
+  const from = openSync(whole, "r");
+  const to = openSync(state, "wx");
+  try {
+    copyWithoutZeroPages(from, to);
+    rmSync(whole);
+  } catch (error) {
+    if (!(error instanceof StreamError)) throw error;
+    renameSync(whole, state);
+  } finally {
+    closeSync(from);
+    closeSync(to);
+  }
 }
 
 /** A migration to its end (docs/devel/migration/main.rst). */

@@ -10,8 +10,8 @@ import { agentProtocol, decode, encode } from "./agent.ts";
 import { guestImage } from "./image.ts";
 import { type GuestKernel, guestKernel } from "./kernel.ts";
 import { ensurePrograms, type Say } from "./packages.ts";
-import { type Qemu, type QemuParts, startQemu } from "./qemu.ts";
-import { forget, isSaved, load, save, savedDisks, type Snapshot, snapshotOf } from "./snapshot.ts";
+import { type Qemu, type QemuParts, type Saved, startQemu } from "./qemu.ts";
+import { forget, isSaved, load, save, saved, type Snapshot, snapshotOf } from "./snapshot.ts";
 
 /** From QEMU's start to the agent's greeting, at most; under emulation on a busy host a boot takes 4 to 10 s. */
 const bootMs = 90_000;
@@ -136,9 +136,9 @@ export function vmMachine({ say, detail, snapshots }: VmOptions): VmMachine {
     signal: AbortSignal,
   ): Promise<Guest> => {
     if (!plan.vm) throw new MachineError("NO_VM", "the plan names no VM");
-    const guest = new Guest(plan, parts, emit, signal, await savedDisks(snapshot, plan.vm));
+    const guest = new Guest(plan, parts, emit, signal, await saved(snapshot, plan.vm));
     try {
-      await load(snapshot, guest.qemu);
+      await load(guest.qemu);
       guest.restored();
       return guest;
     } catch (error) {
@@ -216,8 +216,8 @@ class Guest {
   #gone = false;
   #progress = (): void => undefined;
 
-  /** `disks`: those of the snapshot that will be loaded; null: it boots. */
-  constructor(plan: Plan, parts: QemuParts, emit: Emit, signal: AbortSignal, disks: number[] | null) {
+  /** `from`: what will be loaded; null: it boots. */
+  constructor(plan: Plan, parts: QemuParts, emit: Emit, signal: AbortSignal, from: Saved | null) {
     if (!plan.vm) throw new MachineError("NO_VM", "the plan names no VM");
     this.#plan = plan;
     this.#emit = emit;
@@ -226,7 +226,7 @@ class Guest {
       plan.vm,
       parts,
       { agent: (line) => this.#onAgent(line), console: (line) => this.#onConsole(line) },
-      disks === null ? null : { disks },
+      from,
     );
     this.#ended = this.qemu.ended.then(({ words }) => {
       this.#gone = true;
