@@ -29,7 +29,7 @@ WORKDIR /opt/oomlab
 COPY package.json LICENSE ./
 # The programs with their compiled code; not the library.
 COPY --from=build /opt/oomlab/dist/*.cjs /opt/oomlab/dist/*.cache ./dist/
-COPY --from=build /opt/oomlab/native/build/Release/oomlab.node /opt/oomlab/native/build/Release/stress ./native/build/Release/
+COPY --from=build /opt/oomlab/native/build/Release/oomlab.node /opt/oomlab/native/build/Release/stress /opt/oomlab/native/build/Release/init ./native/build/Release/
 COPY scenarios ./scenarios
 RUN ln -s /opt/oomlab/dist/oomlab.cjs /usr/local/bin/oomlab
 # A container fetches and installs nothing for a VM; what it has is in the image.

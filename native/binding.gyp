@@ -1,5 +1,5 @@
-# node-gyp configure build -C native           -> build/Release/{oomlab.node,stress}
-# node-gyp configure build -C native --debug   -> build/Debug, both with ASan and UBSan; run the tests on it with
+# node-gyp configure build -C native           -> build/Release/{oomlab.node,stress,init}
+# node-gyp configure build -C native --debug   -> build/Debug, all with ASan and UBSan; run the tests on it with
 #   OOMLAB_NATIVE=native/build/Debug LD_PRELOAD=$(g++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0
 {
   'variables': {
@@ -21,6 +21,26 @@
         'ldflags': ['-fsanitize=address,undefined'],
       },
     },
+    'target_conditions': [
+      ['_type=="executable"', {
+        'ldflags!': ['-rdynamic'],
+        'cflags_cc': ['-fno-exceptions', '-fno-rtti', '-fno-threadsafe-statics'],
+        'configurations': {
+          'Release': {
+            'cflags!': ['-O3', '-fno-omit-frame-pointer'],
+            'cflags': ['-Os', '-fno-pie', '-ffunction-sections', '-fno-asynchronous-unwind-tables'],
+            # All of it within one window of the kernel's fault-around: a page fault costs more than the rest of a start.
+            'ldflags': ['-static', '-no-pie', '-Wl,--gc-sections', '-Wl,-z,noseparate-code', '-Wl,-z,norelro', '-s'],
+            'conditions': [
+              ['musl_specs!=""', {
+                'cflags': ['-specs=<(musl_specs)', '-nostdinc++'],
+                'ldflags': ['-specs=<(musl_specs)'],
+              }],
+            ],
+          },
+        },
+      }],
+    ],
   },
   'targets': [
     {
@@ -42,22 +62,11 @@
       'target_name': 'stress',
       'type': 'executable',
       'sources': ['base.cc', 'hogs.cc', 'memory.cc', 'options.cc', 'press.cc', 'stress.cc'],
-      'ldflags!': ['-rdynamic'],
-      'cflags_cc': ['-fno-exceptions', '-fno-rtti', '-fno-threadsafe-statics'],
-      'configurations': {
-        'Release': {
-          'cflags!': ['-O3', '-fno-omit-frame-pointer'],
-          'cflags': ['-Os', '-fno-pie', '-ffunction-sections', '-fno-asynchronous-unwind-tables'],
-          # All of it within one window of the kernel's fault-around: a page fault costs more than the rest of a start.
-          'ldflags': ['-static', '-no-pie', '-Wl,--gc-sections', '-Wl,-z,noseparate-code', '-Wl,-z,norelro', '-s'],
-          'conditions': [
-            ['musl_specs!=""', {
-              'cflags': ['-specs=<(musl_specs)', '-nostdinc++'],
-              'ldflags': ['-specs=<(musl_specs)'],
-            }],
-          ],
-        },
-      },
+    },
+    {
+      'target_name': 'init',
+      'type': 'executable',
+      'sources': ['base.cc', 'init.cc'],
     },
   ],
 }

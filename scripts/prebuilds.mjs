@@ -1,6 +1,6 @@
 // @ts-check
 /**
- * `npm pack`: compiles the native part for the package, prebuilds/linux-{x64,arm64}/{oomlab.node,stress}: an addon that
+ * `npm pack`: compiles the native part for the package, prebuilds/linux-{x64,arm64}/{oomlab.node,stress,init}: an addon that
  * loads on glibc from 2.34 and on musl, a static worker. By node-gyp on a copy of native/ for each, so that
  * native/binding.gyp alone says how. Arguments: the architectures (default: both).
  *
@@ -48,7 +48,7 @@ function build(arch) {
   const folder = join(root, `prebuilds/linux-${arch}`);
   const stamp = join(root, `prebuilds/${arch}.stamp`);
   const key = hash(stdout);
-  if (existsSync(join(folder, "stress")) && existsSync(stamp) && readFileSync(stamp, "utf8") === key) return;
+  if (existsSync(join(folder, "init")) && existsSync(stamp) && readFileSync(stamp, "utf8") === key) return;
   const work = join(root, "prebuilds", `.${arch}`);
   rmSync(work, { recursive: true, force: true });
   cpSync(join(root, "native"), join(work, "native"), {
@@ -74,7 +74,7 @@ function build(arch) {
     );
     if (status !== 0) throw new Error(`the native part does not compile for ${arch} (see above)`);
     mkdirSync(folder, { recursive: true });
-    for (const file of ["oomlab.node", "stress"]) {
+    for (const file of ["oomlab.node", "stress", "init"]) {
       copyFileSync(join(work, "native/build/Release", file), join(folder, file));
       chmodSync(join(folder, file), 0o755);
     }

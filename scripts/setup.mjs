@@ -27,7 +27,7 @@ import { fileURLToPath } from "node:url";
 
 const root = realpathSync(dirname(dirname(fileURLToPath(import.meta.url))));
 const linux = process.platform === "linux";
-const nativeOutputs = ["native/build/Release/oomlab.node", "native/build/Release/stress"];
+const nativeOutputs = ["oomlab.node", "stress", "init"].map((name) => `native/build/Release/${name}`);
 
 /** A step failed, or this machine lacks something: told without a stack trace. */
 class SetupError extends Error {

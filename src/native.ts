@@ -142,9 +142,9 @@ export interface Addon {
 
 const root = new URL("../", import.meta.url);
 
-function find(name: string): string | undefined {
+function find(name: string, anyBuild = true): string | undefined {
   // For the tests of another build, the sanitizers' for one.
-  const other = process.env["OOMLAB_NATIVE"];
+  const other = anyBuild ? process.env["OOMLAB_NATIVE"] : undefined;
   const candidates = [
     ...(other ? [new URL(`${other}/${name}`, root)] : []),
     new URL(`native/build/Release/${name}`, root),
@@ -187,6 +187,13 @@ export function loadAddon(): Addon {
 export function addonPath(): string {
   const path = find("oomlab.node");
   if (!path) throw missing("oomlab.node");
+  return path;
+}
+
+/** Absolute path of process 1 of a VM. Never of another build: nothing is there that a sanitizer needs. */
+export function initPath(): string {
+  const path = find("init", false);
+  if (!path) throw missing("init");
   return path;
 }
 

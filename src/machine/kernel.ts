@@ -17,6 +17,7 @@ import {
 import { createHash } from "node:crypto";
 import { basename, dirname, join } from "node:path";
 import { MachineError } from "../errors.ts";
+import { initPath } from "../native.ts";
 import { cached, cachedEntry, recall, remember } from "./cache.ts";
 import {
   type Archive,
@@ -36,8 +37,8 @@ export interface GuestKernel {
   initrd: string;
 }
 
-/** Bump it when what is in an entry changes. */
-const layout = 5;
+/** Of what is in an entry beside packages: bump the number when that changes. */
+const layout = (): string => `6.${createHash("sha256").update(readFileSync(initPath())).digest("hex").slice(0, 8)}`;
 
 /** Loaded before the image can be mounted. */
 const earlyModules = ["virtio_pci", "virtio_blk", "virtio_console", "erofs"];
@@ -64,7 +65,7 @@ async function packagedKernel(wanted: string | null, say: Say): Promise<string> 
   const { from, packages } = await resolve(wanted, say);
   const [image] = packages;
   const key = `${image.name}_${image.version}`.replaceAll(/[^\w.+~-]/g, "_");
-  const entry = `kernel-${layout}-${key}`;
+  const entry = `kernel-${layout()}-${key}`;
   const path = await cached(entry, async (folder) => {
     const tree = join(folder, "tree");
     mkdirSync(tree);
@@ -91,7 +92,7 @@ async function packagedKernel(wanted: string | null, say: Say): Promise<string> 
 /** What apt knows, and the day: another suite's lists are fetched once a day. */
 function listsState(): string {
   const lists = "/var/lib/apt/lists";
-  return `${layout} ${existsSync(lists) ? statSync(lists).mtimeMs : 0} ${Math.floor(Date.now() / 86_400_000)}`;
+  return `${layout()} ${existsSync(lists) ? statSync(lists).mtimeMs : 0} ${Math.floor(Date.now() / 86_400_000)}`;
 }
 
 type Packages = [PackageInfo, ...PackageInfo[]];
@@ -154,7 +155,7 @@ async function ownKernel(path: string, say: Say): Promise<string> {
   const modules = roots
     .flatMap((root) => [join(root, "lib/modules", release), join(root, "usr/lib/modules", release)])
     .find((folder) => existsSync(folder));
-  return cached(`kernel-${layout}-${release.replaceAll(/[^\w.+~-]/g, "_")}-${hash}`, (folder) =>
+  return cached(`kernel-${layout()}-${release.replaceAll(/[^\w.+~-]/g, "_")}-${hash}`, (folder) =>
     assemble(folder, image, modules ?? null, say),
   );
 }
@@ -209,17 +210,15 @@ function readHead(path: string, size: number): Buffer {
 async function assemble(folder: string, image: string, modules: string | null, say: Say): Promise<void> {
   const release = releaseOf(image);
   const root = join(folder, "root");
-  for (const path of ["bin", "dev", "proc", "sys", "image", "modules"])
-    mkdirSync(join(root, path), { recursive: true });
-  copyFileSync(await busybox(say), join(root, "bin/busybox"));
+  for (const path of ["dev", "sys", "image", "modules"]) mkdirSync(join(root, path), { recursive: true });
   await placeModules(root, modules, release);
-  writeFileSync(join(root, "init"), init, { mode: 0o755 });
+  copyFileSync(initPath(), join(root, "init"));
   const files = readdirSync(root, { recursive: true, encoding: "utf8" });
   // newc, as the kernel unpacks it; not compressed: it is small, and unpacking would take longer than reading.
   writeFileSync(
     join(folder, "initrd"),
     Buffer.from(
-      await execute(join(root, "bin/busybox"), ["cpio", "-o", "-H", "newc", "-R", "0:0"], {
+      await execute(await busybox(say), ["cpio", "-o", "-H", "newc", "-R", "0:0"], {
         cwd: root,
         input: `${files.join("\n")}\n`,
       }),
@@ -247,34 +246,6 @@ export async function busybox(say: Say): Promise<string> {
   });
   return join(folder, "busybox");
 }
-
-/** Process 1: mounts the image, runs its program (a line of etc/program) in it, powers off. Its shell is in memory; the image's own programs are not yet. */
-const init = `#!/bin/busybox sh
-b=/bin/busybox
-echo "oomlab-init: the kernel is up"
-$b mount -t devtmpfs dev /dev
-$b mount -t proc proc /proc
-$b mount -t sysfs sys /sys
-for m in $($b cat /modules/early); do $b insmod /modules/$m || echo "oomlab-init: no module $m"; done
-# Programs are read whole soon: fewer, bigger requests.
-echo 512 > /sys/block/vda/queue/read_ahead_kb
-$b mount -t erofs -o ro /dev/vda /image || { echo "oomlab-init: the image cannot be mounted"; $b poweroff -f; }
-for d in dev proc sys; do $b mount -o move /$d /image/$d; done
-$b mount -t tmpfs -o mode=755 run /image/run
-$b mount -t tmpfs -o mode=1777 tmp /image/tmp
-$b mkdir /image/dev/shm /image/dev/pts /image/run/modules
-$b mount -t tmpfs -o mode=1777 shm /image/dev/shm
-$b mount -o bind /modules /image/run/modules
-$b ifconfig lo up
-for word in $($b cat /image/proc/cmdline); do
-  case $word in oomlab.cgroup2=*) $b mount -t cgroup2 -o \${word#*=} none /image/sys/fs/cgroup 2>/dev/null ;; esac
-done
-export PATH=/usr/local/bin:/usr/bin:/bin:/sbin HOME=/tmp
-read program < /image/etc/program
-for port in /image/dev/vport*p1; do :; done
-(echo -1000 > /image/proc/self/oom_score_adj; exec $b chroot /image $program \${port#/image}) || echo "oomlab-init: $program ended with status $?"
-$b poweroff -f
-`;
 
 /** Copies the modules that the guest loads, and lists each with all it depends on, in the order of loading. */
 async function placeModules(root: string, modules: string | null, release: string): Promise<void> {

@@ -57,6 +57,7 @@ describe("the package", needs("Linux on x64", linux), () => {
         "dist/index.js",
         "prebuilds/linux-x64/oomlab.node",
         "prebuilds/linux-x64/stress",
+        "prebuilds/linux-x64/init",
         "native/binding.gyp",
         "native/addon.cc",
         "scripts/build-native.mjs",
