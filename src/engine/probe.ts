@@ -52,21 +52,37 @@ function kmsgProblem(): string | null {
   }
 }
 
-/** Probes the machine oomlab stands on. Cheap (below 2 ms): it runs before every scenario file. */
-export function probe(): Capabilities {
-  const meminfo = read("/proc/meminfo");
-  const kB = (key: string): number => Number(new RegExp(`^${key}:\\s+(\\d+)`, "m").exec(meminfo)?.[1] ?? 0);
+/** Bytes, or pages, by name: each line of /proc/meminfo is `MemTotal:       24683528 kB`. */
+function meminfo(): (name: string) => number {
+  const values = new Map<string, number>();
+  for (const line of read("/proc/meminfo").split("\n")) {
+    const colon = line.indexOf(":");
+    const number = Number.parseInt(line.slice(colon + 1), 10);
+    values.set(line.slice(0, colon), line.endsWith(" kB") ? number * 1024 : number);
+  }
+  return (name) => values.get(name) ?? 0;
+}
+
+/** What is of the moment in capabilities that were found earlier, on this machine. */
+export function probeAgain(earlier: Capabilities): Capabilities {
+  const bytes = meminfo();
+  return { ...earlier, memAvailable: bytes("MemAvailable"), swapTotal: bytes("SwapTotal") };
+}
+
+/** Probes the machine oomlab stands on. Cheap (below 2 ms): it runs before every scenario file. `alone`: nothing else runs on it. */
+export function probe({ alone = false }: { alone?: boolean } = {}): Capabilities {
+  const bytes = meminfo();
   const status = read("/proc/self/status");
   const effective = BigInt(`0x${/^CapEff:\s+([0-9a-f]+)/m.exec(status)?.[1] ?? "0"}`);
   const { hierarchies, memoryController, hybrid, problems } = probeCgroups("/");
-  const hugePages = kB("HugePages_Free") - kB("HugePages_Rsvd");
+  const hugePages = bytes("HugePages_Free") - bytes("HugePages_Rsvd");
   return {
     kernel: release(),
     cpus: availableParallelism(),
     uid: process.getuid?.() ?? -1,
-    memTotal: kB("MemTotal") * 1024,
-    memAvailable: kB("MemAvailable") * 1024,
-    swapTotal: kB("SwapTotal") * 1024,
+    memTotal: bytes("MemTotal"),
+    memAvailable: bytes("MemAvailable"),
+    swapTotal: bytes("SwapTotal"),
     hierarchies,
     memoryController,
     hybrid,
@@ -76,8 +92,8 @@ export function probe(): Capabilities {
       .filter(([, bit]) => (effective >> BigInt(bit)) & 1n)
       .map(([name]) => name),
     oomScoreAdj: Number(read("/proc/self/oom_score_adj") || 0),
-    hugetlbFree: Math.max(0, hugePages) * kB("Hugepagesize") * 1024,
-    oomKillers: runningOomKillers(),
+    hugetlbFree: Math.max(0, hugePages) * bytes("Hugepagesize"),
+    oomKillers: alone ? [] : runningOomKillers(),
     systemd: existsSync("/run/systemd/system"),
     initPidNamespace: linkIs("/proc/self/ns/pid", "pid:[4026531836]"),
   };

@@ -14,10 +14,11 @@ import {
 } from "node:fs";
 import { basename, join } from "node:path";
 import { StringDecoder } from "node:string_decoder";
-import { probe } from "../engine/probe.ts";
+import { setFlagsFromString } from "node:v8";
+import { probe, probeAgain } from "../engine/probe.ts";
 import { runPlan } from "../engine/run.ts";
 import { loadAddon } from "../native.ts";
-import type { CgroupVersion, Plan, VmSpec } from "../plan.ts";
+import type { Capabilities, CgroupVersion, Plan, VmSpec } from "../plan.ts";
 import { agentProtocol, type Answer, decode, encode, lineSplitter, type Order } from "./agent.ts";
 import { hostMachine } from "./host.ts";
 
@@ -34,6 +35,8 @@ const protectedMemory = (memory: number): number =>
 
 /** Serves one channel: prepared once, then one plan, then done. */
 export async function serve(channel: string): Promise<void> {
+  // Emulation translates what V8 compiles once more: for what runs a few times that takes longer than it saves.
+  setFlagsFromString("--no-sparkplug");
   const addon = loadAddon();
   const fd = openSync(channel, constants.O_RDWR);
   const answer = (message: Answer): void => writeAll(fd, encode(message));
@@ -69,14 +72,14 @@ export async function serve(channel: string): Promise<void> {
     mkdirSync(workFolder, { recursive: true });
     process.chdir(workFolder);
     addon.setChildSubreaper(true);
-    if (rehearsal !== null) await rehearse(rehearsal);
+    const known = rehearsal === null ? null : await rehearse(rehearsal);
     answer({ type: "prepared" });
     const { plan, now } = await next("run");
     // A snapshot's clock stands where it was saved.
     addon.setClock(now);
     // What booting left in the page cache would count in the kubelet's memory.available, in one guest more than in another.
     if (plan.kubelet) writeFileSync("/proc/sys/vm/drop_caches", "1");
-    const caps = probe();
+    const caps = known === null ? probe({ alone: true }) : probeAgain(known);
     answer({ type: "ready", capabilities: caps });
     await runPlan(here(plan), caps, (event) => answer({ type: "event", event }), interrupt.signal);
   } catch (error) {
@@ -153,10 +156,10 @@ export async function serveStreams(): Promise<void> {
 
 /**
  * A run that is thrown away, before the snapshot is taken: what a run loads and compiles is then there in each restored
- * guest. No OOM kill, and nothing in the kernel's log.
+ * guest. No OOM kill, and nothing in the kernel's log. What it found the machine to be.
  */
-async function rehearse(plan: Plan): Promise<void> {
-  const caps = probe();
+async function rehearse(plan: Plan): Promise<Capabilities> {
+  const caps = probe({ alone: true });
   const errors: string[] = [];
   await runPlan(
     here(plan),
@@ -169,6 +172,7 @@ async function rehearse(plan: Plan): Promise<void> {
     new AbortController().signal,
   );
   if (errors.length > 0) throw new Error(errors.join("; "));
+  return caps;
 }
 
 /** The scenario's own folder is the host's: its files are made in the guest's. */

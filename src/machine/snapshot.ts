@@ -12,7 +12,7 @@ import { disksOf, type Qemu, qemuArguments, type QemuParts, type Saved, unlinked
 import { copyWithoutZeroPages, StreamError } from "./ramstream.ts";
 
 /** Bump it when what a saved guest has done before it was saved changes, or how it is saved. */
-const layout = 2;
+const layout = 3;
 /** Loading takes 0.2 to 0.9 s (facts of software emulation on a busy host). */
 const loadMs = 20_000;
 const saveMs = 60_000;
