@@ -14,7 +14,6 @@ import {
 } from "node:fs";
 import { basename, join } from "node:path";
 import { StringDecoder } from "node:string_decoder";
-import { setFlagsFromString } from "node:v8";
 import { probe, probeAgain } from "../engine/probe.ts";
 import { runPlan } from "../engine/run.ts";
 import { loadAddon } from "../native.ts";
@@ -35,8 +34,6 @@ const protectedMemory = (memory: number): number =>
 
 /** Serves one channel: prepared once, then one plan, then done. */
 export async function serve(channel: string): Promise<void> {
-  // Emulation translates what V8 compiles once more: for what runs a few times that takes longer than it saves.
-  setFlagsFromString("--no-sparkplug");
   const addon = loadAddon();
   const fd = openSync(channel, constants.O_RDWR);
   const answer = (message: Answer): void => writeAll(fd, encode(message));

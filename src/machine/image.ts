@@ -14,8 +14,6 @@ import {
 } from "node:fs";
 import { basename, dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
-import { setFlagsFromString } from "node:v8";
-import { Script } from "node:vm";
 import { MachineError } from "../errors.ts";
 import { addonPath, stressPath } from "../native.ts";
 import { cached, recall, remember } from "./cache.ts";
@@ -23,7 +21,7 @@ import { busybox } from "./kernel.ts";
 import { execute, type Say } from "./packages.ts";
 
 /** Bump it when what is in the image changes. */
-const layout = 8;
+const layout = 9;
 
 /** Node's place in the guest, on its PATH: where it stands on the host may be hidden there, below /tmp say. */
 const nodeInGuest = "/usr/local/bin/node";
@@ -49,22 +47,26 @@ export function oomlabFiles(programs: RegExp): Map<string, string> {
   return files;
 }
 
+/** Emulation translates what V8 compiles once more: for what runs a few times that takes longer than it saves. */
+const agentFlags = ["--jitless", "--no-expose-wasm"];
+
 /** Path of the agent's image. */
 export const guestImage = (say: Say): Promise<string> =>
-  programImage("image", oomlabFiles(/^(agent|workload)/), "dist/agent.cjs", say);
+  programImage("image", oomlabFiles(/^(agent|workload)/), "dist/agent.cjs", say, agentFlags);
 
 /**
  * Path of an image that runs one program of Node's, given the channel's device; built where it is missing, or where Node,
- * a file or a library has changed. `kind`: its name in the cache, one word.
+ * a file or a library has changed. `kind`: its name in the cache, one word. `flags`: of Node, before the program.
  */
 export async function programImage(
   kind: string,
   files: ReadonlyMap<string, string>,
   program: string,
   say: Say,
+  flags: readonly string[] = [],
 ): Promise<string> {
   const node = realpathSync(process.execPath);
-  const sum = createHash("sha256").update(JSON.stringify([layout, program, identity(node)]));
+  const sum = createHash("sha256").update(JSON.stringify([layout, program, flags, identity(node)]));
   for (const [name, path] of files) sum.update(`\0${name}\0`).update(readFileSync(path));
   const libraries = await librariesOf(node);
   for (const library of libraries) sum.update(identity(realpathSync(library)));
@@ -81,10 +83,11 @@ export async function programImage(
     }
     for (const [name, path] of files) {
       place(root, `/oomlab/${name}`, path);
-      if (/^dist\/agent-\w+\.cjs$/.test(name)) writeFileSync(join(root, "oomlab", codeCache(name)), compiled(path));
+      if (/^dist\/agent-\w+\.cjs$/.test(name))
+        await execute(node, [...flags, "-e", compile, path, join(root, "oomlab", codeCache(name))]);
     }
     await placeBusybox(root, say);
-    writeFileSync(join(root, "etc/program"), `${nodeInGuest} /oomlab/${program}\n`);
+    writeFileSync(join(root, "etc/program"), `${[nodeInGuest, ...flags].join(" ")} /oomlab/${program}\n`);
     writeFileSync(join(root, "etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n");
     // Not compressed: unpacking under emulation takes longer than reading what is in the host's page cache.
     await execute("mkfs.erofs", ["-T0", "--all-root", join(target, "image.erofs"), root]);
@@ -96,14 +99,18 @@ export async function programImage(
 /** Where a launcher looks for V8's compiled code of its bundle (scripts/launcher.cjs). */
 const codeCache = (bundle: string): string => bundle.replace(/\.cjs$/, `-${process.version}-${process.arch}.cache`);
 
-/** V8's compiled code of all functions of a bundle: under emulation compiling takes a guest longer than loading it. */
-function compiled(bundle: string): Buffer {
-  setFlagsFromString("--no-lazy");
-  const script = new Script(readFileSync(bundle, "latin1"));
-  // Flags are part of what it must agree with.
-  setFlagsFromString("--lazy");
-  return script.createCachedData();
-}
+/**
+ * A program for Node: V8's compiled code of all functions of a bundle, since under emulation compiling takes a guest longer
+ * than loading. Node's flags must be those that it is loaded with.
+ */
+const compile = `
+const [, bundle, target] = process.argv;
+const v8 = require("node:v8");
+v8.setFlagsFromString("--no-lazy");
+const script = new (require("node:vm").Script)(fs.readFileSync(bundle, "latin1"));
+v8.setFlagsFromString("--lazy");
+fs.writeFileSync(target, script.createCachedData());
+`;
 
 /** A file as it stands: hashing 100 MB of Node at each start would take longer than it is worth. */
 const identity = (path: string): string => {

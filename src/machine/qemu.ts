@@ -15,6 +15,8 @@ export interface QemuParts {
   initrd: string;
   image: string;
   accelerator: "kvm" | "tcg";
+  /** Instead of QEMU's own, SeaBIOS. */
+  firmware?: string | null;
   /** Of the kernel's command line, beside what every guest has. */
   append?: string;
 }
@@ -85,6 +87,7 @@ export function qemuArguments(vm: VmSpec, parts: QemuParts): string[] {
       ["-object", `memory-backend-ram,id=mem${node},size=${mib(size)}M`],
       ["-numa", [`node,nodeid=${node}`, ...cpusOf(node), `memdev=mem${node}`].join(",")],
     ]),
+    ...(parts.firmware == null ? [] : [["-bios", parts.firmware]]),
     ["-kernel", parts.kernel],
     ["-initrd", parts.initrd],
     ["-append", [kernelArguments, ...(parts.append === undefined ? [] : [parts.append])].join(" ")],

@@ -5,7 +5,7 @@ import type { Plan } from "../plan.ts";
 import { rehearsalPlan } from "../plan/rehearsal.ts";
 import type { RunEventBody } from "../record.ts";
 import { formatBytes } from "../units.ts";
-import { type Accelerator, accelerator } from "./accel.ts";
+import { type Accelerator, accelerator, kernelFirmware } from "./accel.ts";
 import { agentProtocol, decode, encode } from "./agent.ts";
 import { guestImage } from "./image.ts";
 import { type GuestKernel, guestKernel } from "./kernel.ts";
@@ -55,6 +55,7 @@ export function vmMachine({ say, detail, snapshots }: VmOptions): VmMachine {
   let programs: Promise<void> | null = null;
   let image: Promise<string> | null = null;
   let accel: Promise<Accelerator> | null = null;
+  let firmware: Promise<string | null> | null = null;
   const partsOf = async (plan: Plan): Promise<QemuParts> => {
     await (programs ??= ensurePrograms(say));
     const wanted = plan.vm?.kernel ?? null;
@@ -67,7 +68,8 @@ export function vmMachine({ say, detail, snapshots }: VmOptions): VmMachine {
         `the VM's ${formatBytes(plan.vm.memory)} are too little: its kernel ${release} and the engine in it need ${formatBytes(leastOfOldKernels)}`,
       );
     const parts = { kernel: file, initrd, image: await (image ??= guestImage(say)), ...earlyMount(plan) };
-    return { ...parts, accelerator: await (accel ??= accelerator(parts)) };
+    const found = await (accel ??= accelerator(parts));
+    return { ...parts, accelerator: found, firmware: await (firmware ??= kernelFirmware(found)) };
   };
   /** Snapshots that are being made, by name: who needs the same one waits for it. */
   const making = new Map<string, Promise<void>>();

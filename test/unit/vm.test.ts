@@ -124,6 +124,12 @@ describe("QEMU's arguments", () => {
     expect(args(free)).toContain('"filename":"/a,b/image.erofs"');
   });
 
+  test("firmware other than QEMU's own only where it is named", () => {
+    expect(args(free)).not.toContain("-bios");
+    const withFirmware = { ...parts, firmware: "/share/qboot.rom" };
+    expect(qemuArguments(plan(free).vm!, withFirmware).join(" ")).toContain("-bios /share/qboot.rom -kernel /k");
+  });
+
   test("NUMA nodes share the CPUs", () => {
     expect(args(`${limited}machine: { numa: [512Mi, 256Mi], cpus: 3 }`)).toContain(
       "-m 768 -object memory-backend-ram,id=mem0,size=512M -numa node,nodeid=0,cpus=0,cpus=2,memdev=mem0 -object memory-backend-ram,id=mem1,size=256M -numa node,nodeid=1,cpus=1,memdev=mem1",
