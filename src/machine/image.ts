@@ -47,8 +47,10 @@ export function oomlabFiles(programs: RegExp): Map<string, string> {
   return files;
 }
 
+/** Up to Node 23 V8 warns where it has to switch that off itself; later ones do so in silence, and refuse the flag. */
+const noWasm = "--no-expose-wasm";
 /** Emulation translates what V8 compiles once more: for what runs a few times that takes longer than it saves. */
-const agentFlags = ["--jitless", "--no-expose-wasm"];
+const agentFlags = ["--jitless", ...(Number.parseInt(process.versions.node, 10) < 24 ? [noWasm] : [])];
 
 /** Path of the agent's image. */
 export const guestImage = (say: Say): Promise<string> =>
