@@ -3,7 +3,6 @@
  * The interfaces below are the contract between TypeScript and `native/`.
  */
 import { accessSync, constants, existsSync } from "node:fs";
-import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import { MachineError } from "./errors.ts";
 
@@ -173,7 +172,10 @@ export function loadAddon(): Addon {
   if (addon) return addon;
   const path = addonPath();
   try {
-    addon = createRequire(import.meta.url)(path) as Addon;
+    const loaded = { exports: {} };
+    // What `require` does for it (lib/internal/modules/cjs/loader.js), without a loader, which a guest would have to load.
+    process.dlopen(loaded, path);
+    addon = loaded.exports as Addon;
   } catch (cause) {
     throw new MachineError("NATIVE_BROKEN", `the native addon ${path} does not load: ${(cause as Error).message}`, {
       cause,

@@ -1,9 +1,9 @@
 /** The memory-backed volumes of Pods: tmpfs below /tmp/RUN, mounted for as long as the run lasts. */
-import { execFileSync } from "node:child_process";
 import { mkdirSync, readdirSync, readFileSync, rmdirSync } from "node:fs";
 import { join } from "node:path";
 import { MachineError } from "../errors.ts";
 import type { PlannedVolume } from "../plan.ts";
+import { runProgram } from "./program.ts";
 
 /** Mounts the volumes that processes write to. Throws MachineError where the kernel refuses. */
 export function mountVolumes(volumes: readonly PlannedVolume[]): void {
@@ -38,9 +38,8 @@ export function removeVolumes(runName: string): void {
 
 function tool(what: string, program: string, ...args: string[]): void {
   try {
-    execFileSync(program, args, { stdio: ["ignore", "ignore", "pipe"], encoding: "utf8" });
+    runProgram(program, ...args);
   } catch (error) {
-    const words = ((error as { stderr?: string }).stderr ?? "").trim();
-    throw new MachineError("VOLUME", `${what}: ${words || (error as Error).message}`, { cause: error });
+    throw new MachineError("VOLUME", `${what}: ${(error as Error).message}`, { cause: error });
   }
 }

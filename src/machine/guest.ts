@@ -1,5 +1,4 @@
 /** The agent: the engine's end of the channel, inside a machine that oomlab made. */
-import { execFileSync } from "node:child_process";
 import {
   closeSync,
   constants,
@@ -15,6 +14,7 @@ import {
 import { basename, join } from "node:path";
 import { StringDecoder } from "node:string_decoder";
 import { probe, probeAgain } from "../engine/probe.ts";
+import { runProgram } from "../engine/program.ts";
 import { runPlan } from "../engine/run.ts";
 import { loadAddon } from "../native.ts";
 import type { Capabilities, CgroupVersion, Plan, VmSpec } from "../plan.ts";
@@ -211,10 +211,9 @@ export function setUp(vm: VmSpec, version: CgroupVersion): void {
 /** A program of the guest's own; its words where it fails. */
 function tool(name: string, ...args: string[]): void {
   try {
-    execFileSync(name, args, { stdio: ["ignore", "ignore", "pipe"], encoding: "utf8" });
+    runProgram(name, ...args);
   } catch (error) {
-    const words = ((error as { stderr?: string }).stderr ?? "").trim();
-    throw new Error(`${name} ${args.join(" ")} failed: ${words || (error as Error).message}`, { cause: error });
+    throw new Error(`${name} ${args.join(" ")} failed: ${(error as Error).message}`, { cause: error });
   }
 }
 
