@@ -261,7 +261,8 @@ function protectAgent(unified: string, memory: number): void {
   for (const controller of ["memory", "cpuset"])
     writeFileSync(join(unified, "cgroup.subtree_control"), `+${controller}`);
   const own = join(unified, "agent");
-  mkdirSync(own);
+  // Made by process 1 already, where that mounts cgroup2.
+  mkdirSync(own, { recursive: true });
   writeFileSync(join(own, "memory.min"), String(protectedMemory(memory)));
   writeFileSync(join(own, "cgroup.procs"), String(process.pid));
 }
