@@ -1,5 +1,16 @@
 /** Where reports go: standard output, files, a GitHub job's summary. */
-import { closeSync, existsSync, mkdirSync, openSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  realpathSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from "node:fs";
 import { dirname, resolve } from "node:path";
 import { MachineError, UsageError } from "../errors.ts";
 import { type Output, type Reporter, reporters, type RunInfo } from "../report/index.ts";
@@ -10,9 +21,17 @@ export interface OpenReporters {
   close(): void;
 }
 
-/** Opens `name` or `name=file`, the terminal's where none is named. Throws UsageError for a name that there is not, MachineError for a file that cannot be written. */
-export async function openReporters(specs: string[], streams: Streams, info: RunInfo): Promise<OpenReporters> {
-  const { outputs, open, close } = openOutputs(specs, Object.keys(reporters), streams);
+/**
+ * Opens `name` or `name=file`, the terminal's where none is named. Throws UsageError for a name that there is not and for a
+ * file that is one of the inputs or another report, MachineError for a file that cannot be written.
+ */
+export async function openReporters(
+  specs: string[],
+  streams: Streams,
+  info: RunInfo,
+  use: OutputUse = {},
+): Promise<OpenReporters> {
+  const { outputs, open, close } = openOutputs(specs, Object.keys(reporters), streams, use);
   try {
     const opened: Reporter[] = [];
     const around = {
@@ -24,7 +43,7 @@ export async function openReporters(specs: string[], streams: Streams, info: Run
       if (name === "github" && streams.github?.summary !== undefined)
         around.summary ??= open(
           streams.github.summary,
-          "a",
+          "append",
           "GITHUB_STEP_SUMMARY names the file; unset it where there is none",
         );
       if (make) opened.push(make(output, info, around));
@@ -36,15 +55,30 @@ export async function openReporters(specs: string[], streams: Streams, info: Run
   }
 }
 
+export interface OutputUse {
+  /** Files that are read meanwhile. */
+  inputs?: readonly string[];
+  /** A file that nothing is written to stays as it was, or missing; else it is empty then. */
+  dryRun?: boolean;
+}
+
 export interface OpenOutputs {
   outputs: { name: string; output: Output }[];
   /** Opens one more file, closed with the others. */
-  open: (path: string, flags: "w" | "a", hint: string) => Output;
+  open: (path: string, mode: "replace" | "append", hint: string) => Output;
   close: () => void;
 }
 
-/** Opens what each `name` or `name=file` writes to; no name is the terminal's. Throws as openReporters. */
-export function openOutputs(specs: readonly string[], names: readonly string[], streams: Streams): OpenOutputs {
+/**
+ * Opens what each `name` or `name=file` writes to; no name is the terminal's. A file keeps what it held until something is
+ * written, or to the end. Throws as openReporters.
+ */
+export function openOutputs(
+  specs: readonly string[],
+  names: readonly string[],
+  streams: Streams,
+  { inputs = [], dryRun = false }: OutputUse = {},
+): OpenOutputs {
   const named = (specs.length > 0 ? specs : ["terminal"]).map((spec) => {
     const [name = "", ...rest] = spec.split("=");
     if (!names.includes(name))
@@ -52,16 +86,38 @@ export function openOutputs(specs: readonly string[], names: readonly string[], 
     if (spec.endsWith("=")) throw new UsageError(`--reporter ${spec} names no file: expected ${name}=FILE`);
     return { name, path: rest.length === 0 ? null : rest.join("=") };
   });
-  const descriptors: number[] = [];
+  const taken = new Map(inputs.map((path) => [placeOf(path), "is read"]));
+  for (const { name, path } of named) {
+    if (path === null || !isPlain(path)) continue;
+    const other = taken.get(placeOf(path));
+    if (other !== undefined)
+      throw new UsageError(`--reporter ${name}=${path} would overwrite what ${other}: name another file`);
+    taken.set(placeOf(path), `--reporter ${name} writes`);
+  }
+  const files: { fd: number; path: string; made: boolean; empty: () => void; written: boolean }[] = [];
   const close = (): void => {
-    for (const fd of descriptors.splice(0)) closeSync(fd);
+    for (const { fd, path, made, empty, written } of files.splice(0)) {
+      if (!dryRun && !written) empty();
+      closeSync(fd);
+      if (dryRun && made && !written) rmSync(path, { force: true });
+    }
   };
-  const open = (path: string, flags: "w" | "a", hint: string): Output => {
+  const open = (path: string, mode: "replace" | "append", hint: string): Output => {
     try {
       makeFolder(dirname(path));
-      const fd = openSync(path, flags);
-      descriptors.push(fd);
-      return { write: (text) => writeAll(fd, text), colors: false };
+      const made = !existsSync(path);
+      const fd = openSync(path, "a");
+      const empty = (): void => {
+        if (mode === "replace" && fstatSync(fd).isFile()) ftruncateSync(fd);
+      };
+      const file = { fd, path, made, empty, written: false };
+      files.push(file);
+      const write = (text: string): void => {
+        if (!file.written) empty();
+        file.written = true;
+        writeAll(fd, text);
+      };
+      return { write, colors: false };
     } catch (error) {
       throw new MachineError("REPORTER_FILE", `the report ${path} cannot be written: ${(error as Error).message}`, {
         cause: error,
@@ -73,7 +129,9 @@ export function openOutputs(specs: readonly string[], names: readonly string[], 
     const outputs = named.map(({ name, path }) => ({
       name,
       output:
-        path === null ? streams.stdout : open(path, "w", "name a file that you may write with --reporter NAME=FILE"),
+        path === null
+          ? streams.stdout
+          : open(path, "replace", "name a file that you may write with --reporter NAME=FILE"),
     }));
     return { outputs, open, close };
   } catch (error) {
@@ -81,6 +139,12 @@ export function openOutputs(specs: readonly string[], names: readonly string[], 
     throw error;
   }
 }
+
+/** A file, or none yet: devices and pipes take more than one report. */
+const isPlain = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isFile() ?? true;
+
+/** The same for all paths of one file. */
+const placeOf = (path: string): string => (existsSync(path) ? realpathSync(path) : resolve(path));
 
 /** writeSync may write a part. */
 function writeAll(fd: number, text: string): void {

@@ -35,7 +35,7 @@ export async function report({ paths, reporters, merge }: ReportOptions, streams
   if (superseded > 0) notes.push(`${superseded} record(s) of earlier runs of the same scenarios are left out`);
   for (const note of notes) warn(note);
   const info = { version: version(), scenarios: records.length, notes };
-  const outputs = await openReporters(reporters, streams, info);
+  const outputs = await openReporters(reporters, streams, info, { inputs: files });
   let reportsLost = false;
   const lose = (message: string): void => {
     reportsLost = true;

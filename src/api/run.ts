@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { makeFolder, openReporters } from "./outputs.ts";
 import { exitStatus, noteAttempts } from "./report.ts";
 import { type Streams, version } from "./streams.ts";
-import { MachineError } from "../errors.ts";
+import { MachineError, UsageError } from "../errors.ts";
 import { printable } from "../kmsg/index.ts";
 import {
   containerMachine,
@@ -59,6 +59,10 @@ const newRunId = (): string => Math.random().toString(36).slice(2).padEnd(8, "0"
 /** Runs scenarios; resolves to the exit status (0 passed, 1 failed, 3 errored, inconclusive or all skipped, 130 interrupted). Throws OomlabError for wrong input. */
 export async function run(options: RunOptions, streams: Streams): Promise<number> {
   const { grep } = options;
+  if (options.kernels.length > 0 && options.machine !== "vm" && options.machine !== "auto")
+    throw new UsageError(`--kernel is the VM's, and --machine ${options.machine} has its own: leave one out`);
+  if (options.node !== undefined && options.machine !== "kubernetes")
+    throw new UsageError("--node is a cluster's: give --machine kubernetes with it");
   const found = await loadScenarios(options.paths, {
     ...(options.tags.length > 0 ? { tags: options.tags } : {}),
     ...(streams.stdin && options.paths.includes("-") ? { stdin: await streams.stdin() } : {}),
@@ -73,7 +77,7 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
   }
   const info = { version: version(), scenarios: 0, notes: [] };
   // Where nothing is run, the reports of the last time stay.
-  const outputs = await openReporters(options.reporters, streams, info);
+  const outputs = await openReporters(options.reporters, streams, info, { dryRun: options.dryRun });
   try {
     return await runScenarios(selected, options, streams, { info, reporters: outputs.reporters });
   } finally {

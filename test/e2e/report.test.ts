@@ -51,6 +51,31 @@ describe("report", () => {
     expect(text("github")).toBe("");
   });
 
+  test("never writes over the record that it reads, nor two reports into one file", async () => {
+    const own = file("own.ndjson", readFileSync(record, "utf8"));
+    const over = await oomlab(["report", own, "--reporter", `ndjson=${own}`]);
+    expect([over.exitCode, over.stderr]).toEqual([2, expect.stringContaining("would overwrite what is read")]);
+    expect(readFileSync(own, "utf8")).toBe(readFileSync(record, "utf8"));
+    const both = join(folder, "both");
+    const twice = await oomlab(["report", own, "--reporter", `json=${both}`, "--reporter", `html=${both}`]);
+    expect([twice.exitCode, twice.stderr]).toEqual([
+      2,
+      expect.stringContaining("would overwrite what --reporter json writes"),
+    ]);
+    expect(existsSync(both)).toBe(false);
+  });
+
+  test("leaves a report of before as it is where a dry run has nothing to say in it", async () => {
+    const old = file("old.html", "of before");
+    const missing = join(folder, "missing.html");
+    const specs = [old, missing].flatMap((path) => ["--reporter", `html=${path}`]);
+    const scenario = file("dry.yaml", scenarios(["dry"]));
+    const { exitCode } = await oomlab(["run", scenario, "--dry-run", ...specs]);
+    expect([exitCode, readFileSync(old, "utf8"), existsSync(missing)]).toEqual([0, "of before", false]);
+    await oomlab(["report", record, "--reporter", `html=${old}`]);
+    expect(readFileSync(old, "utf8")).toMatch(/^<!doctype html>[\s\S]*<\/html>\n$/);
+  });
+
   test("appends GitHub's summary to the file that the runner names, and files are named from the checkout", async () => {
     const summary = file("summary.md", "what another step wrote\n");
     const failed = readFileSync(record, "utf8").replace('"limit":"pod/app"', '"limit":"pod"');

@@ -241,6 +241,14 @@ describe("run", needs(canRun), () => {
     expect(exitCode).toBe(0);
   });
 
+  test.each([
+    [["--machine", "host", "--kernel", "6.1"], "--kernel is the VM's"],
+    [["--machine", "vm", "--node", "worker-1"], "--node is a cluster's"],
+  ])("a flag of another machine's is refused: %j", async (flags, message) => {
+    const { stderr, exitCode } = await oomlab(["run", ...flags, scenario("elsewhere", kill)]);
+    expect([exitCode, stderr]).toEqual([2, expect.stringContaining(message)]);
+  });
+
   test("what a scenario of another machine needs is skipped with the reason, and all skipped is status 3", async () => {
     const yaml = "name: elsewhere\nprocesses: { hog: { stress: { anon: 1Mi } } }\n";
     const { stdout, exitCode } = await oomlab(["run", "--machine", "host", scenario("elsewhere", yaml)]);
