@@ -216,9 +216,14 @@ export function commands(streams: Streams, interrupt: AbortController, exit: (st
     .argument("[record...]", "files that `oomlab run --output` wrote")
     .addOption(reporter())
     .option("--merge [dir...]", "join shards and later runs: one result a scenario, the last one")
-    .action(async (paths: string[], flags: { reporter: string[]; merge?: true | string[] }) => {
-      const more = Array.isArray(flags.merge) ? flags.merge : [];
-      const options = { paths: [...paths, ...more], reporters: flags.reporter, merge: flags.merge !== undefined };
+    .option("--fail-on-skipped", "exit 1 when a scenario was skipped")
+    .action(async (paths: string[], flags: { reporter: string[]; merge?: true | string[]; failOnSkipped?: true }) => {
+      const options = {
+        paths: [...paths, ...(Array.isArray(flags.merge) ? flags.merge : [])],
+        reporters: flags.reporter,
+        merge: flags.merge !== undefined,
+        failOnSkipped: flags.failOnSkipped ?? false,
+      };
       exit(await (await import("./api.ts")).report(options, streams));
     });
 
@@ -467,6 +472,7 @@ function standardStreams(signal: AbortSignal): Streams {
     github: {
       ...(env["GITHUB_STEP_SUMMARY"] ? { summary: env["GITHUB_STEP_SUMMARY"] } : {}),
       fileName: (file) => inRepository(file, env["GITHUB_WORKSPACE"]),
+      isRunner: env["GITHUB_ACTIONS"] === "true",
     },
     signal,
   };

@@ -31,7 +31,12 @@ export async function openReporters(
   info: RunInfo,
   use: OutputUse = {},
 ): Promise<OpenReporters> {
-  const { outputs, open, close } = openOutputs(specs, Object.keys(reporters), streams, use);
+  const commands = streams.github?.isRunner ? guardCommands(streams.stdout) : null;
+  const { outputs, open, close: closeAll } = openOutputs(specs, Object.keys(reporters), streams, use);
+  const close = (): void => {
+    commands?.end();
+    closeAll();
+  };
   try {
     const opened: Reporter[] = [];
     const around = {
@@ -46,13 +51,38 @@ export async function openReporters(
           "append",
           "GITHUB_STEP_SUMMARY names the file; unset it where there is none",
         );
-      if (make) opened.push(make(output, info, around));
+      const guarded = commands?.[name === "github" ? "commands" : "text"];
+      if (make) opened.push(make(output === streams.stdout ? (guarded ?? output) : output, info, around));
     }
     return { reporters: opened, close };
   } catch (error) {
     close();
     throw error;
   }
+}
+
+/**
+ * Standard output of a GitHub job, whose runner takes lines that begin with `::` for commands, whoever named a scenario or
+ * a process so: only what goes to `commands` is taken (docs.github.com, "Stopping and starting workflow commands").
+ */
+function guardCommands(stdout: Output): { text: Output; commands: Output; end(): void } {
+  const token = crypto.randomUUID();
+  let stopped = false;
+  const turn = (stop: boolean): void => {
+    if (stopped === stop) return;
+    stopped = stop;
+    stdout.write(stop ? `::stop-commands::${token}\n` : `::${token}::\n`);
+  };
+  const through = (stop: boolean): Output =>
+    Object.create(stdout, {
+      write: {
+        value(text: string) {
+          turn(stop);
+          stdout.write(text);
+        },
+      },
+    }) as Output;
+  return { text: through(true), commands: through(false), end: () => turn(false) };
 }
 
 export interface OutputUse {

@@ -16,13 +16,17 @@ export interface ReportOptions {
   reporters: string[];
   /** Joins shards and later runs: one result a scenario. */
   merge: boolean;
+  failOnSkipped: boolean;
 }
 
 /**
  * Reports the records in files and folders (those below included). One file of them is in memory at a time.
  * Throws OomlabError for what is no record.
  */
-export async function report({ paths, reporters, merge }: ReportOptions, streams: Streams): Promise<number> {
+export async function report(
+  { paths, reporters, merge, failOnSkipped }: ReportOptions,
+  streams: Streams,
+): Promise<number> {
   if (paths.length === 0)
     throw new UsageError("name the records to report: oomlab report RECORD...", {
       hint: "`oomlab run --output DIR` writes them",
@@ -34,7 +38,7 @@ export async function report({ paths, reporters, merge }: ReportOptions, streams
   const notes = [...missing];
   if (superseded > 0) notes.push(`${superseded} record(s) of earlier runs of the same scenarios are left out`);
   for (const note of notes) warn(note);
-  const info = { version: version(), scenarios: records.length, notes };
+  const info = { version: version(), scenarios: records.length, notes, missing };
   const outputs = await openReporters(reporters, streams, info, { inputs: files });
   let reportsLost = false;
   const lose = (message: string): void => {
@@ -60,7 +64,7 @@ export async function report({ paths, reporters, merge }: ReportOptions, streams
     });
     const summary = summarize(verdicts);
     announce(all, lose, (reporter) => reporter.onRunEnd?.(verdicts, summary));
-    const status = exitStatus(summary, false);
+    const status = exitStatus(summary, failOnSkipped);
     return (reportsLost || missing.length > 0) && status === 0 ? 3 : status;
   } finally {
     outputs.close();

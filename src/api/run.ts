@@ -75,7 +75,7 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
       streams.stdout.write(`${file}:${line}  ${name}\n`);
     return 0;
   }
-  const info = { version: version(), scenarios: 0, notes: [] };
+  const info = { version: version(), scenarios: 0, notes: [], missing: [] };
   // Where nothing is run, the reports of the last time stay.
   const outputs = await openReporters(options.reporters, streams, info, { dryRun: options.dryRun });
   try {
@@ -229,9 +229,17 @@ export async function runScenarios(
     await Promise.all(Array.from({ length: Math.min(options.jobs, jobs.length) }, lane));
     const ended = verdicts.filter((verdict) => verdict !== undefined);
     const summary = summarize(ended);
+    if (ended.length < jobs.length) {
+      const why = streams.signal.aborted ? "the run was interrupted" : "an earlier one did not pass (-x)";
+      const message = `${jobs.length - ended.length} of ${jobs.length} scenarios were not run: ${why}`;
+      info.notes.push(message);
+      info.missing.push(message);
+    }
     announce(all, lose, (reporter) => reporter.onRunEnd?.(ended, summary));
     if (streams.signal.aborted) return 130;
-    const status = exitStatus(summary, options.failOnSkipped);
+    // With more shards than scenarios some have nothing to do.
+    const spare = jobs.length === 0 && every.length > 0;
+    const status = spare ? 0 : exitStatus(summary, options.failOnSkipped);
     return (recordsLost || reportsLost) && status === 0 ? 3 : status;
   } finally {
     await remote?.close();

@@ -7,8 +7,8 @@ export interface Streams {
   /** Diagnostics. */
   stderr: { write(text: string): void };
   stdin?: () => Promise<string>;
-  /** A GitHub job: the file of its summary, and how it names a file of the repository. */
-  github?: { summary?: string; fileName(file: string): string };
+  /** A GitHub job: the file of its summary, how it names a file of the repository, whether it reads standard output. */
+  github?: { summary?: string; fileName(file: string): string; isRunner: boolean };
   signal: AbortSignal;
 }
 

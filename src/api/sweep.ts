@@ -205,7 +205,7 @@ export async function sweep(options: SweepOptions, streams: Streams): Promise<nu
         },
         streams,
         {
-          info: { version: version(), scenarios: missing.length, notes: [] },
+          info: { version: version(), scenarios: missing.length, notes: [], missing: [] },
           reporters: [collector],
           record: (index) => {
             const { name = "", label = { values: {}, digest: "" } } = missing[index] ?? {};

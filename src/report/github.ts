@@ -68,6 +68,7 @@ export function githubReporter(output: Output, info: RunInfo, around: Surroundin
       }
     },
     onRunEnd(_verdicts, summary) {
+      for (const message of info.missing) output.write(`::error title=oomlab::${data(printable(message))}\n`);
       for (const level of ["error", "warning", "notice"] as const)
         for (const annotation of chosen(annotations.filter((one) => one.level === level)))
           output.write(command(annotation));

@@ -23,8 +23,10 @@ export interface RunInfo {
   /** oomlab's version. */
   version: string;
   scenarios: number;
-  /** What a reader must know of the whole, such as records that are missing. */
+  /** What a reader must know of the whole; what is missing included. */
   notes: string[];
+  /** Results that should be there and are not, such as a shard's: the whole is then no success. */
+  missing: string[];
 }
 
 /** What some reporters need of the place they report to. */

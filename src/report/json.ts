@@ -13,6 +13,7 @@ export function jsonReporter(output: Output, info: RunInfo): Reporter {
         schemaVersion: reportSchemaVersion,
         oomlab: info.version,
         summary,
+        notes: info.notes,
         scenarios: verdicts.map(scenarioJson),
       }),
     onPlans: (plans) => print({ scenarios: plans.map(planJson) }),

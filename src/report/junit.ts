@@ -5,7 +5,7 @@
  */
 import { stripVTControlCharacters } from "node:util";
 import { eventsOf } from "../record.ts";
-import type { Output, Reporter, ScenarioResult, Verdict } from "./index.ts";
+import type { Output, Reporter, RunInfo, ScenarioResult, Verdict } from "./index.ts";
 import { checkWords, killWords, ranges, sentence, telltaleChecks, telling, whereWords } from "./words.ts";
 
 /** Kernel log in one test's system-out, in characters: Jenkins keeps what it reads in memory. */
@@ -19,7 +19,7 @@ interface Suite {
   timestamp: string | null;
 }
 
-export function junitReporter(output: Output): Reporter {
+export function junitReporter(output: Output, info: RunInfo): Reporter {
   const suites: Suite[] = [];
   return {
     onScenarioEnd: (result) =>
@@ -33,7 +33,12 @@ export function junitReporter(output: Output): Reporter {
       const names = uniqueNames(suites.map(({ verdict }) => verdict));
       const verdicts = suites.map(({ verdict }) => verdict);
       output.write('<?xml version="1.0" encoding="UTF-8"?>\n');
-      output.write(`<testsuites name="oomlab"${counts(verdicts, false)}>\n`);
+      output.write(`<testsuites name="oomlab"${counts(verdicts, false, info.missing.length)}>\n`);
+      for (const message of info.missing)
+        output.write(
+          `  <testsuite name="oomlab"${counts([], true, 1)}>\n    <testcase name="missing results" classname="oomlab" time="0.000">\n` +
+            `      <error type="missing" message="${attribute(message)}"/>\n    </testcase>\n  </testsuite>\n`,
+        );
       for (const [at, { verdict, properties, body, timestamp }] of suites.entries()) {
         const name = names[at] ?? verdict.name;
         const began = timestamp === null ? "" : ` timestamp="${attribute(timestamp)}"`;
@@ -50,11 +55,12 @@ export function junitReporter(output: Output): Reporter {
 
 const seconds = (ms: number | null): string => ((ms ?? 0) / 1000).toFixed(3);
 
-function counts(verdicts: readonly Verdict[], skipped: boolean): string {
+/** `missing`: results that should be there, an error each. */
+function counts(verdicts: readonly Verdict[], skipped: boolean, missing = 0): string {
   const count = (...statuses: string[]): number => verdicts.filter(({ status }) => statuses.includes(status)).length;
   const time = verdicts.reduce((sum, { durationMs }) => sum + (durationMs ?? 0), 0);
   return (
-    ` tests="${verdicts.length}" failures="${count("failed")}" errors="${count("errored", "inconclusive")}"` +
+    ` tests="${verdicts.length + missing}" failures="${count("failed")}" errors="${count("errored", "inconclusive") + missing}"` +
     `${skipped ? ` skipped="${count("skipped")}"` : ""} time="${seconds(time)}"`
   );
 }

@@ -76,6 +76,19 @@ describe("report", () => {
     expect(readFileSync(old, "utf8")).toMatch(/^<!doctype html>[\s\S]*<\/html>\n$/);
   });
 
+  test("a GitHub runner takes only annotations for commands, whatever a scenario is called", async () => {
+    const hostile = file("hostile.ndjson", readFileSync(record, "utf8").replaceAll('"killed"', '"::error::x"'));
+    const args = ["report", hostile, "--reporter", "terminal", "--reporter", "github"];
+    const { stdout } = await oomlab(args, { env: { GITHUB_ACTIONS: "true" } });
+    const [, token = ""] = /^::stop-commands::([\w-]{36})\n/.exec(stdout) ?? [];
+    expect(stdout.split("\n").filter((line) => line.startsWith("::"))).toEqual([
+      `::stop-commands::${token}`,
+      expect.stringMatching(/^::error::x /),
+      `::${token}::`,
+    ]);
+    expect((await oomlab(args, { env: { GITHUB_ACTIONS: "false" } })).stdout).not.toContain("stop-commands");
+  });
+
   test("appends GitHub's summary to the file that the runner names, and files are named from the checkout", async () => {
     const summary = file("summary.md", "what another step wrote\n");
     const failed = readFileSync(record, "utf8").replace('"limit":"pod/app"', '"limit":"pod"');
@@ -147,6 +160,24 @@ describe("shards and attempts", needs(canRun), () => {
     expect(lacking.exitCode).toBe(3);
     expect(lacking.stderr).toBe("oomlab: no record of 1 of 4 scenarios (shard 2/3)");
     expect(lacking.stdout).toContain("no record of 1 of 4 scenarios (shard 2/3)");
+    const inReport = async (reporter: string): Promise<string> =>
+      (await oomlab(["report", shards[0] ?? "", shards[2] ?? "", "--merge", "--reporter", reporter])).stdout;
+    expect(JSON.parse(await inReport("json"))).toMatchObject({ notes: ["no record of 1 of 4 scenarios (shard 2/3)"] });
+    expect(await inReport("github")).toBe("::error title=oomlab::no record of 1 of 4 scenarios (shard 2/3)");
+    expect(await inReport("junit")).toMatch(
+      /<testsuites name="oomlab" tests="4" failures="0" errors="1"[^]*<error type="missing" message="no record of 1 of 4 scenarios \(shard 2\/3\)"\/>/,
+    );
+  });
+
+  test("a shard that gets none of the scenarios is no failure; what -x left out is told in the reports", async () => {
+    const path = file("few.yaml", scenarios(["a", "b"], "expect: { oom: memcg }"));
+    expect((await oomlab(["run", path, "--shard", "5/5", "--reporter", "json"])).exitCode).toBe(0);
+    const { stdout, exitCode } = await oomlab(["run", path, "-x", "--reporter", "json"]);
+    expect(exitCode).toBe(1);
+    expect(JSON.parse(stdout)).toMatchObject({
+      summary: { failed: 1 },
+      notes: ["1 of 2 scenarios were not run: an earlier one did not pass (-x)"],
+    });
   });
 
   test("a shard that was run again counts once, the later run", async () => {

@@ -51,7 +51,7 @@ export async function written(
   const make = await reporters[name]?.();
   if (!make) throw new TypeError(`there is no reporter ${name}`);
   const all: Written = { output: "", summary: "" };
-  const info: RunInfo = { version: "0.0.0-test", scenarios: results.length, notes: [], ...options.info };
+  const info: RunInfo = { version: "0.0.0-test", scenarios: results.length, notes: [], missing: [], ...options.info };
   const reporter = make({ write: (text) => void (all.output += text), colors: false, ...options.output }, info, {
     summary: { write: (text) => void (all.summary += text), colors: false },
     fileName: (file) => file,
