@@ -171,7 +171,7 @@ export function openOutputs(
 }
 
 /** A file, or none yet: devices and pipes take more than one report. */
-const isPlain = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isFile() ?? true;
+const isPlain = (path: string): boolean => !existsSync(path) || statSync(path).isFile();
 
 /** The same for all paths of one file. */
 const placeOf = (path: string): string => (existsSync(path) ? realpathSync(path) : resolve(path));
