@@ -8,7 +8,6 @@ import {
   readdirSync,
   realpathSync,
   rmSync,
-  statSync,
   symlinkSync,
   writeFileSync,
 } from "node:fs";
@@ -16,7 +15,7 @@ import { basename, dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { MachineError } from "../errors.ts";
 import { addonPath, stressPath } from "../native.ts";
-import { cached, recall, remember } from "./cache.ts";
+import { cached, identity, recall, remember } from "./cache.ts";
 import { busybox } from "./kernel.ts";
 import { execute, type Say } from "./packages.ts";
 
@@ -113,12 +112,6 @@ const script = new (require("node:vm").Script)(fs.readFileSync(bundle, "latin1")
 v8.setFlagsFromString("--lazy");
 fs.writeFileSync(target, script.createCachedData());
 `;
-
-/** A file as it stands: hashing 100 MB of Node at each start would take longer than it is worth. */
-const identity = (path: string): string => {
-  const { size, mtimeMs } = statSync(path);
-  return `${path} ${size} ${mtimeMs}`;
-};
 
 /** Shared objects that Node and the addon load, as the loader names them; asked once, since Node's report takes 0.3 s. */
 async function librariesOf(node: string): Promise<string[]> {

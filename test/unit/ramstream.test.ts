@@ -23,7 +23,7 @@ const u64 = (value: number): Buffer => {
 const named = (text: string): Buffer => Buffer.concat([u8(text.length), Buffer.from(text)]);
 
 const blocks = { "pc.ram": 512 * MiB, "pc.bios": 256 * 1024 };
-/** QEVM, version 3, a section of the machine's name: any bytes before memory's section. */
+/** What stands before memory's section: QEMU_VM_FILE_MAGIC and its number, the machine's name (migration/savevm.c). */
 const head = Buffer.concat([Buffer.from("QEVM\0\0\0\x03\x07"), named("pc-q35-7.2")]);
 const begin = Buffer.concat([u8(1), u32(section), Buffer.from("\x03ram\0\0\0\0\0\0\0\x04", "latin1")]);
 const sizes = Buffer.concat([
