@@ -5,7 +5,7 @@ import { makeFolder, openReporters } from "./outputs.ts";
 import { exitStatus, noteAttempts } from "./report.ts";
 import { type Streams, version } from "./streams.ts";
 import { MachineError, UsageError } from "../errors.ts";
-import { printable } from "../kmsg/index.ts";
+import { printable } from "../printable.ts";
 import {
   containerMachine,
   hostMachine,

@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { OomlabError, UsageError } from "../errors.ts";
-import { printable } from "../kmsg/index.ts";
+import { printable } from "../printable.ts";
 import { eventsOf, parseRecords, type RunEvent, type SweepPoint } from "../record.ts";
 import type { Reporter } from "../report/index.ts";
 import { loadScenarios, NOTHING_EXPECTED, type Scenario, ScenarioErrors } from "../scenario/index.ts";

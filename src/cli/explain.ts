@@ -7,7 +7,8 @@ import { createGunzip } from "node:zlib";
 import type { Streams } from "../api.ts";
 import { OomlabError } from "../errors.ts";
 import { loadAddon, type LogSurvey } from "../native.ts";
-import { classicLines, createLogScanner, explainKill, type OomKill, printable } from "../kmsg/index.ts";
+import { classicLines, createLogScanner, explainKill, type OomKill } from "../kmsg/index.ts";
+import { printable } from "../printable.ts";
 
 const chunkSize = 256 * 1024;
 

@@ -1,5 +1,5 @@
 import { cgroupOwner, ownerWords } from "./container.ts";
-import { printable } from "./printable.ts";
+import { printable } from "../printable.ts";
 import type { OomDetails, OomKill, OomTask } from "./types.ts";
 
 /**

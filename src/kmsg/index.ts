@@ -2,7 +2,7 @@ export { classicLines } from "./classic.ts";
 export { type CgroupOwner, cgroupOwner, ownerWords } from "./container.ts";
 export { explainKill } from "./explain.ts";
 export { createLogScanner, scanKernelLog } from "./fast.ts";
-export { printable } from "./printable.ts";
+export { printable } from "../printable.ts";
 export { createLogReader } from "./read.ts";
 export { parseKmsgRecord } from "./record.ts";
 export { createOomScanner, findOomKills } from "./scan.ts";

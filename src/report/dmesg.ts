@@ -1,5 +1,5 @@
 /** The kernel's own records of the runs, as they came. */
-import { printable } from "../kmsg/index.ts";
+import { printable } from "../printable.ts";
 import type { Output, Reporter } from "./index.ts";
 
 export function dmesgReporter(output: Output): Reporter {

@@ -1,5 +1,5 @@
 /** What single lines of a record say, in words. */
-import { printable } from "../kmsg/index.ts";
+import { printable } from "../printable.ts";
 import type { Counters, EventOf, RunEvent } from "../record.ts";
 import type { Check } from "./index.ts";
 import { sizeWords, telling, timeWords } from "./words.ts";

@@ -2,7 +2,7 @@
  * GitHub Actions: annotations on standard output, and a summary of the job in Markdown. The runner shows ten
  * annotations of a kind a step, and takes 1 MiB of summary; what is left out is said.
  */
-import { printable } from "../kmsg/index.ts";
+import { printable } from "../printable.ts";
 import type { Plan } from "../plan.ts";
 import { evidenceWords } from "./evidence.ts";
 import type { Check, Output, Reporter, RunInfo, ScenarioResult, Status, Surroundings, Verdict } from "./index.ts";

@@ -1,5 +1,5 @@
 /** What runs right now, a line each: memory against its limit, time, phase. Pure but for the clock it is given. */
-import { printable } from "../kmsg/index.ts";
+import { printable } from "../printable.ts";
 import type { Plan } from "../plan.ts";
 import type { RunEvent } from "../record.ts";
 import { sizeWords, timeWords } from "./words.ts";

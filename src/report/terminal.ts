@@ -1,6 +1,6 @@
 /** For people at a terminal: what was expected, what came, the kernel's own lines, the verdict; at the end what did not pass, and why. */
 import { stripVTControlCharacters, styleText } from "node:util";
-import { printable } from "../kmsg/index.ts";
+import { printable } from "../printable.ts";
 import type { Plan } from "../plan.ts";
 import { evidenceWords } from "./evidence.ts";
 import type { Check, Output, Reporter, RunInfo, ScenarioResult, Status, Summary, Verdict } from "./index.ts";

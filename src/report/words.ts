@@ -1,5 +1,5 @@
 /** What the reports for people say, each in the same words. All text of others is escaped for a terminal by `printable`. */
-import { printable } from "../kmsg/index.ts";
+import { printable } from "../printable.ts";
 import { formatBytes } from "../units.ts";
 import type { Check, Kill, Status, Summary, Verdict } from "./index.ts";
 

@@ -1,5 +1,6 @@
 /** What is wrong in a scenario file, as text with the place, the code line and the nearest right spelling. */
 import { OomlabError } from "../errors.ts";
+import { printable } from "../printable.ts";
 
 export interface ProblemDetails {
   /** The file as the user named it. */
@@ -46,9 +47,9 @@ export class ScenarioErrors extends ScenarioError {
 
 function describe({ file, line, column, path, what, hint, code }: ProblemDetails): string {
   const place = line === null ? file : `${file}:${line}:${column ?? 1}`;
-  const shown = path.length > 160 ? `${path.slice(0, 80)}...${path.slice(-70)}` : path;
-  const head = printable(`${place}${shown === "" ? ":" : ` ${shown}:`} ${what}`);
-  const next = hint === undefined ? "" : printable(hint);
+  const where = path.length > 160 ? `${path.slice(0, 80)}...${path.slice(-70)}` : path;
+  const head = shown(`${place}${where === "" ? ":" : ` ${where}:`} ${what}`);
+  const next = hint === undefined ? "" : shown(hint);
   if (code === undefined || column === null) return next === "" ? head : `${head}\n    ${next}`;
   const frame = codeFrame(code, column);
   return `${head}\n    ${frame.line}\n    ${" ".repeat(frame.caret)}^${next === "" ? "" : ` ${next}`}`;
@@ -61,29 +62,19 @@ function codeFrame(code: string, column: number): { line: string; caret: number 
   const indent = /^[ \t]*/.exec(code)?.[0].length ?? 0;
   const at = Math.max(column - 1, 0);
   const start = at - indent > FRAME - 20 ? at - 40 : Math.min(indent, at);
-  const before = `${start > indent ? "..." : ""}${printable(code.slice(start, at))}`;
+  const before = `${start > indent ? "..." : ""}${shown(code.slice(start, at))}`;
   const rest = code.slice(at, start + FRAME);
-  return { line: `${before}${printable(rest)}${start + FRAME < code.length ? "..." : ""}`, caret: width(before) };
+  return { line: `${before}${shown(rest)}${start + FRAME < code.length ? "..." : ""}`, caret: width(before) };
 }
 
-/** Makes text fit for a terminal: control, bidirectional and invisible characters become visible escapes. */
-export function printable(text: string): string {
-  return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu, (char) => {
-    if (char === "\t") return " ";
-    const hex = (char.codePointAt(0) ?? 0).toString(16);
-    return hex.length <= 2
-      ? `\\x${hex.padStart(2, "0")}`
-      : hex.length <= 4
-        ? `\\u${hex.padStart(4, "0")}`
-        : `\\u{${hex}}`;
-  });
-}
+/** A part of the file as it is shown: a tab takes one column. */
+const shown = (text: string): string => printable(text.replaceAll("\t", " "));
 
 /** A piece of the file for a message: one line, at most 60 characters. */
 export function excerpt(text: string): string {
   const line = text.trim().split(/\r?\n/, 1)[0] ?? "";
   const short = line.length > 60 || line.length < text.trim().length ? `${line.slice(0, 60)}...` : line;
-  return printable(short);
+  return shown(short);
 }
 
 /** Columns that text takes on a terminal: East Asian wide characters and emoji take two, combining marks none. */

@@ -1,5 +1,5 @@
 /** A sweep or a prediction told: a table for people, CSV and JSON for programs. Pure but for the output it writes to. */
-import { printable } from "../kmsg/index.ts";
+import { printable } from "../printable.ts";
 import type { Output } from "../report/index.ts";
 import { type Outcome, outcomeWord } from "./outcome.ts";
 import { type Axis, type Point, pointCount, valuesAt } from "./vary.ts";

@@ -1,5 +1,5 @@
 /** Text of others in HTML: whatever it holds stays text. */
-import { printable } from "../../kmsg/index.ts";
+import { printable } from "../../printable.ts";
 
 const entities: Record<string, string> = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" };
 
