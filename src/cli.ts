@@ -1,15 +1,27 @@
-/** argv -> api -> exit status. The only file that reads argv, environment and standard streams. */
-import { fstatSync, readFileSync, writeSync } from "node:fs";
-import { relative, resolve } from "node:path";
-import { isatty } from "node:tty";
+/** argv -> api -> exit status. Only this file and cli/ read argv, environment and standard streams. */
 import { setFlagsFromString } from "node:v8";
-import { Argument, Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import { Argument, Command, CommanderError, Option } from "commander";
 import type { GridOptions, RunOptions, Streams } from "./api.ts";
 import { version } from "./api/streams.ts";
-import { createWindow } from "./cli/window.ts";
+import {
+  cgroupVersion,
+  cgroupVersions,
+  collect,
+  count,
+  duration,
+  named,
+  natural,
+  rate,
+  regexp,
+  shard,
+  size,
+  steps,
+} from "./cli/arguments.ts";
+import { incomplete, standardStreams } from "./cli/streams.ts";
 import { OomlabError } from "./errors.ts";
 import { reporters } from "./report/index.ts";
-import { parseDuration, parseRate, parseSize } from "./units.ts";
+
+export { isWritten } from "./cli/streams.ts";
 
 /** Runs one command line (without node and script); resolves to its exit status. */
 export async function main(argv: string[]): Promise<number> {
@@ -22,27 +34,33 @@ export async function main(argv: string[]): Promise<number> {
   });
   try {
     await program.parseAsync(argv, { from: "user" });
-    // A stream tells of a failed write at the next turn.
-    await new Promise(setImmediate);
-    if (unwritten === null) return status;
-    process.stderr.write(`oomlab: standard output is incomplete: ${unwritten}\n`);
-    return status === 0 ? 3 : status;
   } catch (error) {
-    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
-    if (error instanceof OomlabError) {
-      streams.stderr.write(`oomlab: ${error.message}\n`);
-      if (error.hint) streams.stderr.write(`  ${error.hint}\n`);
-      return error.exitCode;
-    }
-    // A message for people; the stack only for those who ask for it.
-    streams.stderr.write(`oomlab: unexpected error: ${(error as Error).message}\n`);
-    streams.stderr.write(
-      process.env["OOMLAB_DEBUG"]
-        ? `${(error as Error).stack}\n`
-        : "  please report it; OOMLAB_DEBUG=1 shows where it came from\n",
-    );
-    return 3;
+    status = tell(error, streams);
   }
+  const why = await incomplete();
+  if (why === null) return status;
+  process.stderr.write(`oomlab: standard output is incomplete: ${why}\n`);
+  return status === 0 ? 3 : status;
+}
+
+/** Tells of what ended a command; returns its exit status. */
+function tell(error: unknown, { stderr }: Streams): number {
+  // commander has told it; help and version end so too.
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+  if (error instanceof OomlabError) {
+    // Several problems of a file stand in lines of their own, what belongs to one is indented.
+    stderr.write(`${error.message.replaceAll(/^(?=\S)/gm, "oomlab: ")}\n`);
+    if (error.hint) stderr.write(`  ${error.hint}\n`);
+    return error.exitCode;
+  }
+  // A message for people; the stack only for those who ask for it.
+  stderr.write(`oomlab: unexpected error: ${(error as Error).message}\n`);
+  stderr.write(
+    process.env["OOMLAB_DEBUG"]
+      ? `${(error as Error).stack}\n`
+      : "  please report it; OOMLAB_DEBUG=1 shows where it came from\n",
+  );
+  return 3;
 }
 
 /** The commands with their options. `exit` is called with a command's exit status. */
@@ -52,7 +70,11 @@ export function commands(streams: Streams, interrupt: AbortController, exit: (st
     .version(version(), "-V, --version")
     .exitOverride()
     .showSuggestionAfterError()
-    .configureHelp({ showGlobalOptions: false });
+    .configureHelp({ showGlobalOptions: false })
+    .configureOutput({
+      writeOut: (text) => streams.stdout.write(text),
+      writeErr: (text) => streams.stderr.write(text),
+    });
   const reporter = (): Option =>
     new Option("--reporter <name[=file]>", `${Object.keys(reporters).join(", ")}; repeatable; without =file on stdout`)
       .argParser(collect)
@@ -79,11 +101,11 @@ export function commands(streams: Streams, interrupt: AbortController, exit: (st
     .option("-x", "stop after the first scenario that does not pass")
     .option("--list", "list the scenarios, run nothing")
     .option("--dry-run", "print the plan, touch nothing")
-    .option("--output <dir>", "write each run's record (NDJSON) there")
+    .option("--output <dir>", "write each run's record (NDJSON) there", named)
     .option("--fail-on-skipped", "exit 1 when a scenario is skipped")
     .option("--shard <i/n>", "run the i-th of n parts", shard)
     .option("--allow-host-oom", "run on this machine what could drain it")
-    .option("--node <name>", "machine kubernetes: the node (default: the cluster's only one)")
+    .option("--node <name>", "machine kubernetes: the node (default: the cluster's only one)", named)
     .option("--allow-node-oom", "machine kubernetes: run on the node what could drain it")
     .option("-v, --verbose", "say more on stderr")
     .action(async (paths: string[], flags: RunFlags) => {
@@ -109,7 +131,7 @@ export function commands(streams: Streams, interrupt: AbortController, exit: (st
       .addOption(new Option("--scale <name>", "how a range is divided").choices(["linear", "log"]).default("linear"))
       .option("-g, --grep <regexp>", "the scenario of that name, where the file holds several", regexp)
       .option("--timeout <duration>", "for each point, e.g. 90s (default: 60s)", duration)
-      .addOption(cgroupVersion())
+      .option("--cgroup <version>", "v1 or v2", cgroupVersion)
       .addOption(
         new Option("--reporter <name[=file]>", "terminal, csv, json, html; repeatable; without =file on stdout")
           .argParser(collect)
@@ -120,9 +142,13 @@ export function commands(streams: Streams, interrupt: AbortController, exit: (st
     .addOption(
       new Option("--machine <name>", "where to run").choices(["auto", "host", "vm", "container"]).default("auto"),
     )
-    .option("--kernel <version|path>", "kernel of the VM")
+    .option("--kernel <version|path>", "kernel of the VM", named)
     .option("-j, --jobs <n>", "run so many points at a time", count("--jobs"), 1)
-    .option("--output <dir>", "the points' records; those that are there are not run again (default: sweep-NAME)")
+    .option(
+      "--output <dir>",
+      "the points' records; those that are there are not run again (default: sweep-NAME)",
+      named,
+    )
     .option("--allow-host-oom", "run on this machine what could drain it")
     .option("--list", "list the points, run nothing")
     .option("-v, --verbose", "say more on stderr")
@@ -213,7 +239,7 @@ export function commands(streams: Streams, interrupt: AbortController, exit: (st
   program
     .command("report")
     .description("judge and report recorded runs again")
-    .argument("[record...]", "files that `oomlab run --output` wrote")
+    .argument("[record...]", "what `oomlab run --output` wrote: files, folders, or - for stdin")
     .addOption(reporter())
     .option("--merge [dir...]", "join shards and later runs: one result a scenario, the last one")
     .option("--fail-on-skipped", "exit 1 when a scenario was skipped")
@@ -350,21 +376,6 @@ const gridOptions = (
   ...(cgroup === undefined ? {} : { cgroup }),
 });
 
-const cgroupVersion = (): Option =>
-  new Option("--cgroup <version>", "v1 or v2").argParser((value): 1 | 2 => {
-    if (value === "v1") return 1;
-    if (value === "v2") return 2;
-    throw new InvalidArgumentError("Expected v1 or v2.");
-  });
-
-function steps(value: string): number[] {
-  return value.split(",").map((word) => {
-    if (!/^\d{1,7}$/.test(word) || Number(word) < 2)
-      throw new InvalidArgumentError("Expected whole numbers from 2, such as 20 or 20,5.");
-    return Number(word);
-  });
-}
-
 function runOptions(paths: string[], flags: RunFlags): RunOptions {
   return {
     paths,
@@ -392,99 +403,6 @@ function runOptions(paths: string[], flags: RunFlags): RunOptions {
   };
 }
 
-const collect = (value: string, before: string[]): string[] => [...before, value];
-
-function cgroupVersions(value: string): RunOptions["cgroup"] {
-  return value.split(",").map((word) => {
-    if (word === "v1") return 1;
-    if (word === "v2") return 2;
-    if (word === "hybrid") return word;
-    throw new InvalidArgumentError("Expected v1, v2, hybrid, or several of them: v1,v2.");
-  });
-}
-
-const regexp = (value: string): RegExp => argument((text) => new RegExp(text))(value);
-
-const natural =
-  (flag: string, least = 0) =>
-  (value: string): number => {
-    if (!/^\d{1,6}$/.test(value) || Number(value) < least)
-      throw new InvalidArgumentError(`Expected ${flag} to be a whole number from ${least}.`);
-    return Number(value);
-  };
-
-const count = (flag: string): ((value: string) => number) => natural(flag, 1);
-
-/** An argument as a unit's own reader takes it. */
-const argument =
-  <T>(read: (text: string) => T) =>
-  (value: string): T => {
-    try {
-      return read(value);
-    } catch (error) {
-      throw new InvalidArgumentError((error as Error).message);
-    }
-  };
-
-const duration: (value: string) => number = argument(parseDuration);
-const size: (value: string) => number = argument(parseSize);
-const rate: (value: string) => number = argument(parseRate);
-
-function shard(value: string): { index: number; of: number } {
-  const [, index, of] = /^(\d{1,4})\/(\d{1,4})$/.exec(value) ?? [];
-  if (index === undefined || of === undefined || Number(index) < 1 || Number(index) > Number(of))
-    throw new InvalidArgumentError("Expected i/n with i from 1 to n, e.g. 2/4.");
-  return { index: Number(index), of: Number(of) };
-}
-
-function standardStreams(signal: AbortSignal): Streams {
-  const { env } = process;
-  const terminal = isTerminal() && env["TERM"] !== "dumb";
-  const forced = env["FORCE_COLOR"];
-  // https://no-color.org: set, and not empty.
-  const colors = forced === undefined || forced === "" ? terminal && !env["NO_COLOR"] : forced !== "0";
-  const live = terminal && !env["CI"];
-  const window = createWindow((text) => write("stdout", text));
-  return {
-    stdout: {
-      write: (text) => window.above(() => write("stdout", text)),
-      colors,
-      get broken() {
-        return gone;
-      },
-      ...(terminal
-        ? {
-            get size() {
-              const { columns, rows } = process.stdout;
-              return { columns: columns || 80, rows: rows || 24 };
-            },
-          }
-        : {}),
-      ...(live ? { live: (lines: readonly string[]) => window.draw(lines) } : {}),
-    },
-    stderr: { write: (text) => window.above(() => write("stderr", text)) },
-    stdin: async () => {
-      let text = "";
-      process.stdin.setEncoding("utf8");
-      for await (const chunk of process.stdin) text += chunk as string;
-      return text;
-    },
-    github: {
-      ...(env["GITHUB_STEP_SUMMARY"] ? { summary: env["GITHUB_STEP_SUMMARY"] } : {}),
-      fileName: (file) => inRepository(file, env["GITHUB_WORKSPACE"]),
-      isRunner: env["GITHUB_ACTIONS"] === "true",
-    },
-    signal,
-  };
-}
-
-/** A file as GitHub names it: from the root of the checkout, where it lies below it. */
-function inRepository(file: string, root: string | undefined): string {
-  if (!root || file === "-") return file;
-  const path = relative(root, resolve(file));
-  return path === "" || path.startsWith("..") ? file : path;
-}
-
 /** Ctrl-C and the like end the run in order: everything is removed, what was seen is reported. Returns how to stop listening. */
 function handleSignals(interrupt: AbortController): () => void {
   const signals: NodeJS.Signals[] = ["SIGINT", "SIGTERM", "SIGHUP"];
@@ -493,79 +411,4 @@ function handleSignals(interrupt: AbortController): () => void {
   return () => {
     for (const signal of signals) process.removeListener(signal, listener);
   };
-}
-
-/** Loading node:tty takes a tenth of a short command's time, and only a character device can be a terminal. */
-function isTerminal(): boolean {
-  try {
-    return fstatSync(1).isCharacterDevice() && isatty(1);
-  } catch {
-    return false;
-  }
-}
-
-/** What could not be written to a standard stream, or null. */
-let unwritten: string | null = null;
-let gone = false;
-const opened = new Set<NodeJS.WriteStream>();
-/** Descriptors that are written to as they are: regular files. A stream for one costs a short command a tenth of its time. */
-const files = new Map<number, boolean>();
-
-/** Whether all that was written to the standard streams has left this process. */
-export const isWritten = (): boolean => [...opened].every(({ writableLength }) => writableLength === 0);
-
-function isFile(fd: number): boolean {
-  let is = files.get(fd);
-  if (is === undefined) {
-    try {
-      is = fstatSync(fd).isFile();
-    } catch {
-      is = false;
-    }
-    files.set(fd, is);
-  }
-  return is;
-}
-
-/** Writes to a standard stream, opened when first needed. A reader that went away (`oomlab run | head`) or a closed terminal is no error of ours; a full disk is, told at the end. */
-function write(name: "stdout" | "stderr", text: string): void {
-  const failed = ({ code, message }: NodeJS.ErrnoException): void => {
-    gone = true;
-    if (code !== "EPIPE" && code !== "EIO") unwritten ??= message;
-  };
-  if (gone) return;
-  const fd = name === "stdout" ? 1 : 2;
-  try {
-    if (isFile(fd)) {
-      const bytes = Buffer.from(text);
-      for (let at = 0; at < bytes.length;) at += writeSync(fd, bytes, at);
-      return;
-    }
-    const stream = process[name];
-    if (!opened.has(stream)) {
-      opened.add(stream);
-      stream.on("error", failed);
-      if (name === "stdout" && wasClosed(1))
-        write("stderr", "oomlab: standard output is closed, or /dev/null: what would stand there is lost\n");
-    }
-    stream.write(text);
-  } catch (error) {
-    failed(error as NodeJS.ErrnoException);
-  }
-}
-
-/**
- * Whether a standard stream was closed when the program began: Node opens /dev/null for reading and writing in its
- * place, which `>/dev/null` (for writing alone) is not. Others that open it so, as Node does for a child's ignored
- * stream, cannot be told apart: so it is said, and changes no status.
- */
-function wasClosed(fd: number): boolean {
-  try {
-    const { rdev } = fstatSync(fd);
-    if (rdev !== 0x103) return false;
-    const [, flags] = /^flags:\s+([0-7]+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, "latin1")) ?? [];
-    return flags !== undefined && (Number.parseInt(flags, 8) & 3) === 2;
-  } catch {
-    return false;
-  }
 }

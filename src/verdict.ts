@@ -709,12 +709,14 @@ class Judge {
       const ours = this.#ourSignal(exit);
       const actual = exit === undefined ? null : (exit.signal ?? exit.code);
       const byUs = ours !== undefined && ours.why !== "step" && ours.why !== "eviction";
+      const output = actual === wanted ? [] : this.#outputOf(process);
       checks.push({
         name: `exit.${process}`,
         expected: wanted,
         actual: byUs ? "still running when the run ended" : actual,
         status: exit === undefined ? "inconclusive" : !byUs && actual === wanted ? "passed" : "failed",
-        evidence: exit === undefined ? [] : [exit.line],
+        evidence: exit === undefined ? [] : [exit.line, ...output.map(({ line }) => line)],
+        ...(output.length === 0 ? {} : { note: `it wrote: ${this.#lastWordsOf(process)}` }),
       });
     }
     if (expect.evicted) checks.push(evictedCheck(expect.evicted, this.#events));
@@ -1008,13 +1010,23 @@ class Judge {
         this.#notes.push(`${name} was ended by a SIGKILL that no kernel record or counter explains`);
       if (program !== "command" || !exit?.code || this.#plan.expect.exit.some(({ process }) => process === name))
         continue;
-      const words = eventsOf(this.#events, "output")
-        .filter(({ process }) => process === name)
-        .map(({ text }) => text.trim())
-        .join(" ")
-        .slice(-200);
+      const words = this.#lastWordsOf(name);
       this.#notes.push(`${name} ended with status ${exit.code}${words === "" ? "" : `: ${words}`}`);
     }
+  }
+
+  #outputOf(name: string): EventOf<"output">[] {
+    return eventsOf(this.#events, "output").filter(({ process }) => process === name);
+  }
+
+  /** What a process wrote last, in one line. */
+  #lastWordsOf(name: string): string {
+    const words = this.#outputOf(name)
+      .map(({ text }) => text)
+      .join("")
+      .replace(/\s+/g, " ")
+      .trim();
+    return words.length <= 200 ? words : `...${words.slice(-200)}`;
   }
 
   /** A worker that did not do what it stated proves nothing: its ENOMEM is no OOM kill, and no kill of it no survival. */
@@ -1071,7 +1083,7 @@ class Judge {
     if (!exit) return null;
     // Ended by the timeout or a step: it was kept from its bytes, it did not give up.
     if (this.#ourSignal(exit)) return null;
-    const output = eventsOf(this.#events, "output").filter((event) => event.process === process.name);
+    const output = this.#outputOf(process.name);
     const heap = output.find(({ text }) => /JavaScript heap out of memory/.test(text));
     if (heap)
       return {
@@ -1086,10 +1098,7 @@ class Judge {
         lines: [exit.line, this.#run.line],
       };
     }
-    const words = output
-      .map(({ text }) => text.trim())
-      .join(" ")
-      .slice(-200);
+    const words = this.#lastWordsOf(process.name);
     return {
       text: `ended ${after} with ${describeExit(exit)}${words === "" ? "" : `: ${words}`}`,
       lines: [exit.line, ...output.map(({ line }) => line)],

@@ -31,7 +31,9 @@ export async function openReporters(
   info: RunInfo,
   use: OutputUse = {},
 ): Promise<OpenReporters> {
-  const commands = streams.github?.isRunner ? guardCommands(streams.stdout) : null;
+  const commands = streams.github?.isRunner
+    ? (await import("../report/github.ts")).guardCommands(streams.stdout, crypto.randomUUID())
+    : null;
   const { outputs, open, close: closeAll } = openOutputs(specs, Object.keys(reporters), streams, use);
   const close = (): void => {
     commands?.end();
@@ -51,38 +53,16 @@ export async function openReporters(
           "append",
           "GITHUB_STEP_SUMMARY names the file; unset it where there is none",
         );
-      const guarded = commands?.[name === "github" ? "commands" : "text"];
-      if (make) opened.push(make(output === streams.stdout ? (guarded ?? output) : output, info, around));
+      // A document is not for the runner, and is read by others.
+      const guarded =
+        output === streams.stdout && shares(name) ? commands?.[name === "github" ? "commands" : "text"] : undefined;
+      if (make) opened.push(make(guarded ?? output, info, around));
     }
     return { reporters: opened, close };
   } catch (error) {
     close();
     throw error;
   }
-}
-
-/**
- * Standard output of a GitHub job, whose runner takes lines that begin with `::` for commands, whoever named a scenario or
- * a process so: only what goes to `commands` is taken (docs.github.com, "Stopping and starting workflow commands").
- */
-function guardCommands(stdout: Output): { text: Output; commands: Output; end(): void } {
-  const token = crypto.randomUUID();
-  let stopped = false;
-  const turn = (stop: boolean): void => {
-    if (stopped === stop) return;
-    stopped = stop;
-    stdout.write(stop ? `::stop-commands::${token}\n` : `::${token}::\n`);
-  };
-  const through = (stop: boolean): Output =>
-    Object.create(stdout, {
-      write: {
-        value(text: string) {
-          turn(stop);
-          stdout.write(text);
-        },
-      },
-    }) as Output;
-  return { text: through(true), commands: through(false), end: () => turn(false) };
 }
 
 export interface OutputUse {
@@ -116,6 +96,12 @@ export function openOutputs(
     if (spec.endsWith("=")) throw new UsageError(`--reporter ${spec} names no file: expected ${name}=FILE`);
     return { name, path: rest.length === 0 ? null : rest.join("=") };
   });
+  const [document, other] = named
+    .filter(({ path }) => path === null)
+    .map(({ name }) => name)
+    .toSorted((a, b) => Number(shares(a)) - Number(shares(b)));
+  if (document !== undefined && other !== undefined && !shares(document))
+    throw new UsageError(`${document} and ${other} cannot both be on standard output: name a file, ${document}=FILE`);
   const taken = new Map(inputs.map((path) => [placeOf(path), "is read"]));
   for (const { name, path } of named) {
     if (path === null || !isPlain(path)) continue;
@@ -169,6 +155,9 @@ export function openOutputs(
     throw error;
   }
 }
+
+/** Whether a reporter writes lines that others may stand between; all others write a document. */
+const shares = (reporter: string): boolean => reporter === "terminal" || reporter === "github";
 
 /** A file, or none yet: devices and pipes take more than one report. */
 const isPlain = (path: string): boolean => !existsSync(path) || statSync(path).isFile();

@@ -10,7 +10,7 @@ import { openReporters } from "./outputs.ts";
 import { type Streams, version } from "./streams.ts";
 
 export interface ReportOptions {
-  /** Records, or folders of them. */
+  /** Records, or folders of them; `-`: standard input. */
   paths: string[];
   /** `name` or `name=file`. */
   reporters: string[];
@@ -32,21 +32,26 @@ export async function report(
       hint: "`oomlab run --output DIR` writes them",
     });
   const files = [...new Set(paths.flatMap(recordFiles))];
-  const heads = files.flatMap((file) => readRecords(file).map((events, position) => headOf(file, position, events)));
+  const stdin = files.includes("-") && streams.stdin ? await streams.stdin() : "";
+  const read = (file: string): RunEvent[][] => (file === "-" ? parseRecords(stdin, file) : readRecords(file));
+  const heads = files.flatMap((file) => read(file).map((events, position) => headOf(file, position, events)));
   const { records, superseded, missing } = selectRecords(heads, merge);
   const warn = (message: string): void => streams.stderr.write(`oomlab: ${message}\n`);
   const notes = [...missing];
-  if (superseded > 0) notes.push(`${superseded} record(s) of earlier runs of the same scenarios are left out`);
+  if (superseded > 0)
+    notes.push(
+      `${superseded} record(s) are of earlier runs of the same scenarios: ${merge ? "left out" : "reported too (--merge takes the last of each)"}`,
+    );
   for (const note of notes) warn(note);
   const info = { version: version(), scenarios: records.length, notes, missing };
-  const outputs = await openReporters(reporters, streams, info, { inputs: files });
+  const outputs = await openReporters(reporters, streams, info, { inputs: files.filter((file) => file !== "-") });
   let reportsLost = false;
   const lose = (message: string): void => {
     reportsLost = true;
     warn(message);
   };
   const all = outputs.reporters;
-  const load = loader();
+  const load = loader(read);
   try {
     announce(all, lose, (reporter) => reporter.onRunStart?.(info));
     const verdicts = records.map(({ head, earlier }: SelectedRecord): Verdict => {
@@ -84,7 +89,7 @@ export function noteAttempts(verdict: Verdict, before: number): void {
 }
 
 function recordFiles(path: string): string[] {
-  if (!statSync(path, { throwIfNoEntry: false })?.isDirectory()) return [path];
+  if (path === "-" || !statSync(path, { throwIfNoEntry: false })?.isDirectory()) return [path];
   const files = readdirSync(path, { recursive: true, encoding: "utf8" })
     .filter((name) => name.endsWith(".ndjson"))
     .toSorted()
@@ -114,10 +119,10 @@ function headOf(file: string, position: number, events: readonly RunEvent[]): Re
 }
 
 /** Reads records again; the file read last is kept. */
-function loader(): (head: RecordHead) => RunEvent[] {
+function loader(read: (file: string) => RunEvent[][]): (head: RecordHead) => RunEvent[] {
   let last: { file: string; records: RunEvent[][] } | null = null;
   return ({ file, position }) => {
-    if (last?.file !== file) last = { file, records: readRecords(file) };
+    if (last?.file !== file) last = { file, records: read(file) };
     return last.records[position] ?? [];
   };
 }

@@ -1,5 +1,5 @@
 /** `oomlab run`: scenarios -> plans -> machine -> record -> verdict -> reports. */
-import { closeSync, openSync, unlinkSync, writeSync } from "node:fs";
+import { closeSync, existsSync, openSync, unlinkSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { makeFolder, openReporters } from "./outputs.ts";
 import { exitStatus, noteAttempts } from "./report.ts";
@@ -72,7 +72,7 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
   const selected = found.flatMap((scenario) => (named(scenario) ? [scenario] : turnsOf(scenario).filter(named)));
   if (options.list) {
     for (const { file, line, name } of selected.filter(inShard(options.shard)))
-      streams.stdout.write(`${file}:${line}  ${name}\n`);
+      streams.stdout.write(`${printable(`${file}:${line}  ${name}`)}\n`);
     return 0;
   }
   const info = { version: version(), scenarios: 0, notes: [], missing: [] };
@@ -377,12 +377,14 @@ function recordFile(
     .replace(/[^a-z0-9]+/g, "-")
     .replace(/^-|-$/g, "")
     .slice(0, 60);
-  const path = join(
-    folder,
-    name ??
-      `${String(index).padStart(3, "0")}-${slug || "scenario"}-v${plan.cgroupVersion}${attempt === 1 ? "" : `-retry${attempt - 1}`}.ndjson`,
-  );
-  return { path, fd: openSync(path, "w") };
+  const stem = `${String(index).padStart(3, "0")}-${slug || "scenario"}-v${plan.cgroupVersion}`;
+  const retry = (of: number): string => join(folder, `${stem}-retry${of}.ndjson`);
+  const path =
+    name === undefined ? (attempt === 1 ? join(folder, `${stem}.ndjson`) : retry(attempt - 1)) : join(folder, name);
+  const fd = openSync(path, "w");
+  // A record that is written again leaves none of the attempts that followed the one of before.
+  if (name === undefined) for (let of = attempt; existsSync(retry(of)); of++) unlinkSync(retry(of));
+  return { path, fd };
 }
 
 /** Makes the folder for the records and proves that it can be written. */

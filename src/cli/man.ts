@@ -41,7 +41,10 @@ export function manPage(program: Command, version: string): string {
     ".SH ENVIRONMENT",
     ...(
       [
-        ["NO_COLOR, FORCE_COLOR", "no colours; colours even where standard output is no terminal"],
+        [
+          "NO_COLOR, FORCE_COLOR",
+          "no colours; colours even where standard output is no terminal (goes before NO_COLOR)",
+        ],
         ["CI", "no live view"],
         ["XDG_CACHE_HOME", "where kernels and images of VMs are kept: oomlab/ in it (default: ~/.cache)"],
         ["OOMLAB_CONTAINER_ENGINE, OOMLAB_CONTAINER_OPTIONS", "machine container: the engine, and options of its run"],

@@ -22,8 +22,9 @@ export const signalName = (number: number): string => signalNames.get(number) ??
 /** A signal's number by its name; undefined for none. */
 export const signalNumber = (name: string): number | undefined => signals[name];
 
-/** How much of a process's output is kept: its last words, not its work. */
+/** How much of a process's output is kept, in characters: what it began with, told as it comes, and its last words. */
 const outputLimit = 16_384;
+const lastWords = 4096;
 
 export interface ProcessHandlers {
   report(report: WorkerReport): void;
@@ -147,12 +148,18 @@ export function startProcess(
     for (const fd of new Set(stdio)) if (fd >= 0) shut(fd);
 
     let kept = 0;
+    let last = "";
+    let left = 0;
     const readOutput = (): void => {
       const text = readAvailable(outputRead);
-      if (text !== "" && kept < outputLimit) {
+      if (text === "") return;
+      if (kept < outputLimit) {
         kept += text.length;
         handlers.output(text);
+        return;
       }
+      left += text.length;
+      last = (last + text).slice(-lastWords);
     };
     let rest = "";
     const readReports = (): void => {
@@ -166,6 +173,10 @@ export function startProcess(
       for (const poll of polls) poll.close();
       if (reports) readReports();
       readOutput();
+      if (left > 0)
+        handlers.output(
+          left === last.length ? last : `\n... ${left - last.length} characters are left out ...\n${last}`,
+        );
       for (const fd of open.splice(0)) closeSync(fd);
       handlers.exit(exit);
     });
@@ -194,7 +205,8 @@ const chunk = Buffer.allocUnsafe(65_536);
 /** What a non-blocking descriptor has now. */
 function readAvailable(fd: number): string {
   let text = "";
-  for (;;) {
+  // Not without end: what writes faster than it is read would keep all else waiting.
+  for (let reads = 0; reads < 16; reads++) {
     let size: number;
     try {
       size = readSync(fd, chunk, 0, chunk.length, null);
@@ -206,4 +218,5 @@ function readAvailable(fd: number): string {
     text += chunk.toString("utf8", 0, size);
     if (size < chunk.length) return text;
   }
+  return text;
 }

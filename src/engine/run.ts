@@ -36,6 +36,7 @@ import type { RunningKubelet } from "./kubelet.ts";
 import { machineStep } from "./machine-step.ts";
 import { type RunningProcess, signalName, signalNumber, startProcess } from "./process.ts";
 import { mountVolumes, removeVolumes } from "./volumes.ts";
+import { formatBytes, formatDuration } from "../units.ts";
 
 export type Emit = (event: RunEventBody) => void;
 
@@ -600,7 +601,7 @@ class Run {
       case "wait":
         return (await this.#until(() => this.#holds(step.until), step.timeoutMs))
           ? null
-          : `what it waits for did not come within ${step.timeoutMs} ms: ${this.#describe(step.until)}`;
+          : `what it waits for did not come within ${formatDuration(step.timeoutMs)}: ${this.#describe(step.until)}`;
       case "write":
         return this.#writeStep(step);
       case "kill":
@@ -643,13 +644,14 @@ class Run {
     if (until.of === "process")
       return until.state === "exited"
         ? `the end of ${until.process}`
-        : `${until.process} having touched ${until.touched ?? "all its"} bytes`;
+        : `${until.process} having touched ${until.touched === null ? "all its bytes" : formatBytes(until.touched)}`;
     const counters = this.#read(until.cgroup, () => this.#driver.counters(until.cgroup)) ?? {};
     return until.counters
-      .map(
-        ({ key, compare }) =>
-          `${key} ${compare.text} in ${until.cgroup} (it is ${counters[key] ?? "not told by this kernel"})`,
-      )
+      .map(({ key, compare }) => {
+        const value = counters[key] ?? "not told by this kernel";
+        const sized = typeof value === "number" && /\d[KMGTP]i?\b/.test(compare.text);
+        return `${key} ${compare.text} in ${until.cgroup} (it is ${sized ? formatBytes(value) : value})`;
+      })
       .join(", ");
   }
 
@@ -689,9 +691,11 @@ class Run {
       ms: Math.round(performance.now() - began),
     });
     if (code === errno) return null;
+    const shown = file.startsWith("memory.") && /^\d+$/.test(value) ? formatBytes(Number(value)) : value;
+    const what = `writing ${shown} to ${file} of ${cgroup}`;
     return errno === null
-      ? `writing ${value} to ${file} of ${cgroup} failed with ${code}`
-      : `writing ${value} to ${file} of ${cgroup} was to fail with ${errno}, and ${code === null ? "succeeded" : `failed with ${code}`}`;
+      ? `${what} failed with ${code}`
+      : `${what} was to fail with ${errno}, and ${code === null ? "succeeded" : `failed with ${code}`}`;
   }
 
   #killStep(step: Extract<PlannedStep, { do: "kill" }>): string | null {

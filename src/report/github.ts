@@ -142,6 +142,29 @@ function command({ level, file, line, column, title, message }: Annotation): str
   return `::${level} ${place}title=${property(title)}::${data(message)}\n`;
 }
 
+/**
+ * Standard output of a GitHub job, whose runner takes lines that begin with `::` for commands, whoever named a scenario or
+ * a process so: only what goes to `commands` is taken; nobody else may know `token` (docs.github.com, "Stopping and starting workflow commands").
+ */
+export function guardCommands(stdout: Output, token: string): { text: Output; commands: Output; end(): void } {
+  let stopped = false;
+  const turn = (stop: boolean): void => {
+    if (stopped === stop) return;
+    stopped = stop;
+    stdout.write(stop ? `::stop-commands::${token}\n` : `::${token}::\n`);
+  };
+  const through = (stop: boolean): Output =>
+    Object.create(stdout, {
+      write: {
+        value(text: string) {
+          turn(stop);
+          stdout.write(text);
+        },
+      },
+    }) as Output;
+  return { text: through(true), commands: through(false), end: () => turn(false) };
+}
+
 const data = (text: string): string => text.replaceAll("%", "%25").replaceAll("\r", "%0D").replaceAll("\n", "%0A");
 const property = (text: string): string => data(text).replaceAll(":", "%3A").replaceAll(",", "%2C");
 

@@ -21,7 +21,7 @@ export interface SelectedRecord {
 
 export interface SelectedRecords {
   records: SelectedRecord[];
-  /** Records of earlier runs of the same scenario, left out. */
+  /** Records of earlier runs of the same scenario: left out with `merge`, else results of their own. */
   superseded: number;
   /** What is missing of a selection, in words. */
   missing: string[];
@@ -54,15 +54,16 @@ export function selectRecords(heads: readonly RecordHead[], merge: boolean): Sel
     const sorted = attempts.toSorted((a, b) => attemptOf(a) - attemptOf(b));
     return { head: sorted.at(-1) as RecordHead, earlier: sorted.slice(0, -1) };
   });
-  if (!merge) return { records, superseded: 0, missing: [] };
-  const all = records.length;
-  records = [...groupBy(records, ({ head }) => scenarioOf(head)).values()].map((runs) =>
+  const scenarios = [...groupBy(records, ({ head }) => scenarioOf(head)).values()];
+  const superseded = records.length - scenarios.length;
+  if (!merge) return { records, superseded, missing: [] };
+  records = scenarios.map((runs) =>
     runs.reduce((last, next) => (next.head.startedAt >= last.head.startedAt ? next : last)),
   );
   const index = ({ head }: SelectedRecord): number => head.selection?.index ?? Number.POSITIVE_INFINITY;
   return {
     records: records.toSorted((a, b) => (index(a) === index(b) ? 0 : index(a) - index(b))),
-    superseded: all - records.length,
+    superseded,
     missing: missingOf(heads),
   };
 }

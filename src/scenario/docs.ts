@@ -1,5 +1,6 @@
 /** docs/scenarios.md, from the schema: a test holds that the file says what loading takes. */
 import { CGROUP_FILES, COUNTER_FILES } from "./cgroupfiles.ts";
+import { NAME_BYTES, PATH_BYTES } from "./names.ts";
 import type { JsonSchema } from "./place.ts";
 import { scenarioJsonSchema } from "./schema.ts";
 
@@ -97,7 +98,7 @@ export function scenarioDocs(): string {
     table(schema, ["machine", "cgroups", "processes", "node", "pods", "steps", "expect"]),
     `## cgroups\n\n${CGROUP_INTRO}\n`,
     fileTable(),
-    `## processes\n\nA process has a name and one workload: \`stress\`, \`node\` or \`command\`. A scenario ends when no process presses any more, or at its timeout.\n`,
+    `## processes\n\nA process has a name and one workload: \`stress\`, \`node\` or \`command\`. A scenario ends when no process presses any more, or at its timeout.\n\nThe names of scenarios, processes, tags and the parts of a cgroup's path have at most ${NAME_BYTES} bytes, no control characters and no line ends; a cgroup's whole path has at most ${PATH_BYTES} bytes.\n`,
     table(named("process"), ["stress", "node", "command"]),
     `### stress\n\n${text(named("stress")["description"])} A size is written \`256Mi\` or \`50%\`.\n`,
     table(named("stress")),

@@ -19,8 +19,8 @@ export const ERRNOS: readonly string[] =
 export const RLIMITS: readonly string[] =
   "AS CORE CPU DATA FSIZE LOCKS MEMLOCK MSGQUEUE NICE NOFILE NPROC RSS RTPRIO RTTIME SIGPENDING STACK".split(" ");
 
-const NAME_BYTES = 255;
-const PATH_BYTES = 1024;
+export const NAME_BYTES = 255;
+export const PATH_BYTES = 1024;
 
 /** What is wrong with the name of a process or scenario; undefined: nothing. */
 export function nameProblem(name: string): string | undefined {

@@ -60,7 +60,9 @@ export function readText(
     });
     documents = "empty" in parsed ? [] : parsed;
   } catch (error) {
-    return whole(`expected YAML; got what cannot be read: ${error instanceof Error ? error.message : String(error)}`);
+    return whole(
+      `expected ${/\.json$/i.test(file) ? "JSON" : "YAML"}; got what cannot be read: ${error instanceof Error ? error.message : String(error)}`,
+    );
   }
   const problems: ScenarioError[] = [];
   const scenarios: Scenario[] = [];
@@ -176,7 +178,12 @@ function syntaxProblem(error: YAMLError, reader: Reader): void {
   const hint = error.code === "TAB_AS_INDENT" ? "indent with spaces" : undefined;
   // yaml composes by recursion: very deep nesting ends its stack.
   const told = /call stack/.test(what) ? "it is nested too deeply" : what.charAt(0).toLowerCase() + what.slice(1);
-  reader.problem(lastText(reader.text, error.pos[0]), "", `expected YAML: ${told}`, hint);
+  reader.problem(
+    lastText(reader.text, error.pos[0]),
+    "",
+    `expected ${/\.json$/i.test(reader.file) ? "JSON" : "YAML"}: ${told}`,
+    hint,
+  );
 }
 
 /** Where a problem at the end of the file is shown: at its last text, not in an empty line. */

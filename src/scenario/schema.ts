@@ -57,7 +57,7 @@ export const scenarioShape: Shape<ScenarioKeys> = object(
       "what happens in which order; without steps all processes start at once",
     ),
     expect: field(expectShape, "what must be true after the run"),
-    timeout: field(someTime, "when it is stopped", { default: "60s" }),
+    timeout: field(someTime, "when it is stopped; `--timeout` goes before it", { default: "60s" }),
   },
   { pod: "unknown key; did you mean pods?" },
 );

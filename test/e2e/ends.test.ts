@@ -187,7 +187,52 @@ describe("bad ends", needs(canRun), () => {
     const report = await oomlab(["run", "scenarios/memcg/own-limit.yaml", "--reporter", "json=/dev/full"]);
     expect(report.exitCode).toBe(3);
     expect(report.stderr).toMatch(/^oomlab: a report is incomplete: ENOSPC/);
+    const help = await execa("sh", ["-c", `"${process.execPath}" "${bin}" run --help > /dev/full`], { reject: false });
+    expect([help.exitCode, help.stderr]).toEqual([
+      3,
+      expect.stringMatching(/^oomlab: standard output is incomplete: [^\n]*$/),
+    ]);
     expect(leftovers()).toEqual([]);
+  });
+
+  test("Ctrl-C says in the reports what was not run", async () => {
+    const path = join(folder, "two.yaml");
+    const scenario = (name: string): string =>
+      `name: ${name}\ncgroups: { a: { memory.max: 64Mi } }\nprocesses: { p: { cgroup: a, stress: { anon: 8Mi, hold: 20s } } }\n`;
+    writeFileSync(path, `${scenario("one")}---\n${scenario("two")}`);
+    const run = start(["run", path, "--reporter", "json"]);
+    await eventually(() => leftovers().length > 0, "a cgroup of the run");
+    run.kill("SIGINT");
+    const { stdout, exitCode } = await run.ended;
+    expect(exitCode).toBe(130);
+    expect(JSON.parse(stdout)).toMatchObject({
+      summary: { errored: 1 },
+      notes: ["1 of 2 scenarios were not run: the run was interrupted"],
+    });
+    expect(leftovers()).toEqual([]);
+  });
+
+  test("a terminal obeys no file's name", async () => {
+    const name = join(folder, "\u001b]0;title\u0007.yaml");
+    writeFileSync(name, "name: a\nprocesses: { p: { command: ['true'] } }\n");
+    const bad = join(folder, "\u001b[31m.json");
+    writeFileSync(bad, "{");
+    const texts = await Promise.all(
+      [
+        ["run", name, "--list"],
+        ["validate", name],
+        ["validate", bad],
+        ["validate", join(folder, "\u001b[2Jmissing")],
+        ["report", join(folder, "\u001b[2Jmissing")],
+        ["run", "--machine", "\u001b[2J"],
+        ["\u001b[2J"],
+      ].map((args) => oomlab(args)),
+    );
+    for (const { stdout, stderr } of texts) {
+      expect(stdout + stderr).toMatch(/\\x1b/);
+      expect(stdout + stderr).not.toContain("\u001b");
+    }
+    expect(texts[2]?.stderr).toContain("expected JSON");
   });
 
   test("what a command makes below its cgroup is removed with it", async () => {

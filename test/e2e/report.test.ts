@@ -87,6 +87,28 @@ describe("report", () => {
       `::${token}::`,
     ]);
     expect((await oomlab(args, { env: { GITHUB_ACTIONS: "false" } })).stdout).not.toContain("stop-commands");
+    // What is read by others stays as it is there too.
+    const json = await oomlab(["report", hostile, "--reporter", "json"], { env: { GITHUB_ACTIONS: "true" } });
+    expect(JSON.parse(json.stdout)).toMatchObject({ summary: { passed: 1 } });
+  });
+
+  test.each([
+    [["json", "junit"], "json and junit cannot both be on standard output: name a file, json=FILE"],
+    [["terminal", "html"], "html and terminal cannot both be on standard output: name a file, html=FILE"],
+  ])("%j is not taken for one standard output", async (names, words) => {
+    const { stdout, stderr, exitCode } = await oomlab([
+      "report",
+      record,
+      ...names.flatMap((name) => ["--reporter", name]),
+    ]);
+    expect([exitCode, stdout, stderr]).toEqual([2, "", `oomlab: ${words}`]);
+  });
+
+  test("reads records from standard input", async () => {
+    const { stdout, exitCode } = await oomlab(["report", "-", "--reporter", "ndjson"], { input: readFileSync(record) });
+    expect([exitCode, `${stdout}\n`]).toEqual([0, readFileSync(record, "utf8")]);
+    const none = await oomlab(["report", "-"], { input: "no record\n" });
+    expect([none.exitCode, none.stderr]).toEqual([2, expect.stringContaining("-:1: expected a JSON object a line")]);
   });
 
   test("appends GitHub's summary to the file that the runner names, and files are named from the checkout", async () => {
@@ -186,7 +208,7 @@ describe("shards and attempts", needs(canRun), () => {
       await oomlab(["run", path, "--output", join(folder, "again", part), "--reporter", "json"]);
     const { stdout, stderr } = await oomlab(["report", "--merge", join(folder, "again"), "--reporter", "json"]);
     expect(JSON.parse(stdout).summary).toMatchObject({ passed: 1 });
-    expect(stderr).toBe("oomlab: 1 record(s) of earlier runs of the same scenarios are left out");
+    expect(stderr).toBe("oomlab: 1 record(s) are of earlier runs of the same scenarios: left out");
   });
 
   test("of retries the last attempt counts, also where old records do not say which they are", async () => {
@@ -206,6 +228,23 @@ describe("shards and attempts", needs(canRun), () => {
     expect(stdout.match(/<rerunFailure /g)).toHaveLength(2);
   });
 
+  test("a run into the same folder leaves no attempt of the one before; other scenarios' records are told", async () => {
+    const output = join(folder, "reused");
+    const path = file("reused.yaml", scenarios(["fickle"], "expect: { oom: memcg }"));
+    await oomlab(["run", path, "--retries", "2", "--output", output]);
+    expect(readdirSync(output)).toHaveLength(3);
+    file("reused.yaml", scenarios(["fickle"]));
+    await oomlab(["run", path, "--output", output]);
+    expect(readdirSync(output)).toEqual(["001-fickle-v1.ndjson"]);
+    cpSync(join(output, "001-fickle-v1.ndjson"), join(output, "old.ndjson"));
+    await oomlab(["run", path, "--output", output]);
+    const { stdout, stderr } = await oomlab(["report", output, "--reporter", "json"]);
+    expect(stderr).toBe(
+      "oomlab: 1 record(s) are of earlier runs of the same scenarios: reported too (--merge takes the last of each)",
+    );
+    expect(JSON.parse(stdout).summary).toMatchObject({ passed: 2 });
+  });
+
   test("a skipped scenario leaves a record, so an old run is reported whole", async () => {
     const output = join(folder, "skipped");
     const path = file(
@@ -215,6 +254,34 @@ describe("shards and attempts", needs(canRun), () => {
     const first = await oomlab(["run", path, "--machine", "host", "--output", output, "--reporter", "json"]);
     expect(JSON.parse(first.stdout).summary).toMatchObject({ passed: 1, skipped: 1 });
     expect((await oomlab(["report", output, "--reporter", "json"])).stdout).toBe(first.stdout);
+    const { exitCode } = await oomlab(["report", output]);
+    expect([exitCode, (await oomlab(["report", output, "--fail-on-skipped"])).exitCode]).toEqual([0, 1]);
+  });
+
+  test("what a command wrote last is in the reports, where its end is not the stated one", async () => {
+    const path = file(
+      "words.yaml",
+      `cgroups: { app: { memory.max: 32Mi } }
+processes:
+  talker:
+    cgroup: app
+    command: [sh, -c, 'yes "filling line" | head -n 20000; echo "the file & its folder are <gone>"; exit 7']
+expect: { exit: { talker: 0 } }
+`,
+    );
+    const output = join(folder, "words");
+    const { stdout, exitCode } = await oomlab(["run", path, "--output", output]);
+    expect(exitCode).toBe(1);
+    expect(stdout).toMatch(/exit\.talker: expected 0, got 7 \(it wrote: \.\.\..*the file & its folder are <gone>\)/);
+    for (const reporter of ["junit", "github", "html"])
+      expect((await oomlab(["report", output, "--reporter", reporter])).stdout).toMatch(/folder are (?:<|&lt;)gone/);
+    // What it wrote meanwhile is kept in part.
+    const kept = JSON.parse(
+      `[${readFileSync(join(output, "001-words-v1.ndjson"), "utf8").trim().split("\n").join(",")}]`,
+    ) as { type: string; text?: string }[];
+    const text = kept.flatMap((event) => (event.type === "output" ? (event.text ?? "") : [])).join("");
+    expect(text).toMatch(/^filling line\n[^]*characters are left out[^]*<gone>\n$/);
+    expect(text.length).toBeLessThan(100_000);
   });
 
   test("records of scenarios that ran at a time are whole on one stream", async () => {
