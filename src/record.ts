@@ -138,6 +138,9 @@ export type RunEventBody =
 /** One line of a record. `t`: microseconds since the record began. */
 export type RunEvent = { line: number; t: number } & RunEventBody;
 
+/** Takes what happens, the moment it happens. */
+export type Emit = (event: RunEventBody) => void;
+
 export type EventOf<T extends RunEventBody["type"]> = Extract<RunEvent, { type: T }>;
 
 /** The events of one type, in order. */

@@ -153,13 +153,11 @@ export function startProcess(
     const readOutput = (): void => {
       const text = readAvailable(outputRead);
       if (text === "") return;
-      if (kept < outputLimit) {
-        kept += text.length;
-        handlers.output(text);
-        return;
-      }
-      left += text.length;
-      last = (last + text).slice(-lastWords);
+      const first = text.slice(0, Math.max(0, outputLimit - kept));
+      kept += first.length;
+      if (first !== "") handlers.output(first);
+      left += text.length - first.length;
+      last = (last + text.slice(first.length)).slice(-lastWords);
     };
     let rest = "";
     const readReports = (): void => {

@@ -7,7 +7,7 @@ import { StringDecoder } from "node:string_decoder";
 import { setTimeout as sleep } from "node:timers/promises";
 import { MachineError } from "../errors.ts";
 import type { Capabilities, Plan } from "../plan.ts";
-import type { RunEventBody } from "../record.ts";
+import type { Emit } from "../record.ts";
 import { agentProtocol, type Answer, decode, encode, lineSplitter, type Order } from "./agent.ts";
 import type { Machine } from "./index.ts";
 
@@ -113,8 +113,6 @@ export function remoteMachine(
 
 export const asMachineError = (error: unknown): MachineError =>
   error instanceof MachineError ? error : new MachineError("REMOTE", (error as Error).message, { cause: error });
-
-type Emit = (event: RunEventBody) => void;
 
 /** One place with the agent in it: serves plans one after another. */
 class Remote {

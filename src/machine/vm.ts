@@ -3,7 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { MachineError } from "../errors.ts";
 import type { Plan } from "../plan.ts";
 import { rehearsalPlan } from "../plan/rehearsal.ts";
-import type { RunEventBody } from "../record.ts";
+import type { Emit, RunEventBody } from "../record.ts";
 import { formatBytes } from "../units.ts";
 import { type Accelerator, accelerator, kernelFirmware } from "./accel.ts";
 import { agentProtocol, decode, encode } from "./agent.ts";
@@ -189,8 +189,6 @@ export function vmMachine({ say, detail, snapshots }: VmOptions): VmMachine {
     },
   };
 }
-
-type Emit = (event: RunEventBody) => void;
 
 const panicLine = /Kernel panic - not syncing: (.*)/;
 
