@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
@@ -133,6 +134,14 @@ PathText Channel() {
   oomlab::WriteFile("/image/proc/self/oom_score_adj", "-1000", 5);
   // From its first page on: its memory.min would not protect what it read before.
   oomlab::WriteFile("/image/sys/fs/cgroup/agent/cgroup.procs", "0", 1);
+  // A real-time task may take of the node's last pages (mm/page_alloc.c gfp_to_alloc_flags):
+  // whoever presses runs out of them first. What it starts is none. (musl has no
+  // sched_setscheduler.)
+  sched_param lowest = {};
+  lowest.sched_priority = 1;
+  if (syscall(SYS_sched_setscheduler, 0, SCHED_RR | SCHED_RESET_ON_FORK, &lowest) != 0) {
+    Complain("no real-time priority", "agent");
+  }
   const char* argv[16];
   size_t count = 0;
   char* rest = program;

@@ -92,6 +92,40 @@ describe("scenarios in a VM", canBoot, () => {
   });
 });
 
+describe("the agent in a VM", canBoot, () => {
+  test("is the last to lack memory: what it read is its own and protected, and it may take of the last pages", async () => {
+    const path = scenario(
+      "agent",
+      `machine: { memory: 512Mi, cgroup: 2 }
+processes:
+  look:
+    command: |
+      cd /sys/fs/cgroup/agent
+      agent=$(head -n 1 cgroup.procs)
+      tr -d '\\000' < /proc/$agent/cmdline | grep -o agent | head -n 1
+      echo min $(cat memory.min)
+      grep -E '^(anon|file) ' memory.stat
+      echo policy $(cut -d ' ' -f 41 /proc/$agent/stat)
+      echo oom_score_adj $(cat /proc/$agent/oom_score_adj)
+      echo own $(cut -d ' ' -f 41 /proc/$$/stat)
+expect: { oom: none, exit: { look: 0 } }
+`,
+    );
+    const { stdout, exitCode } = await oomlab(["run", path, "--machine", "vm", "--reporter", "ndjson"]);
+    expect(exitCode).toBe(0);
+    const events = stdout.split("\n").map((line) => JSON.parse(line) as { type: string; text?: string });
+    const text = events.flatMap((event) => (event.type === "output" ? (event.text ?? "") : [])).join("");
+    const numbers = Object.fromEntries(
+      [...text.matchAll(/^(\w+) (-?\d+)$/gm)].map(([, key, value]) => [key, Number(value)]),
+    );
+    expect(text).toMatch(/^agent$/m);
+    expect(numbers).toMatchObject({ min: 128 * 1024 ** 2, oom_score_adj: -1000, policy: 2, own: 0 });
+    // Node's own program, read before the agent could say anything.
+    expect(numbers["file"]).toBeGreaterThan(32 * 1024 ** 2);
+    expect(numbers["anon"]).toBeGreaterThan(4 * 1024 ** 2);
+  });
+});
+
 describe("how a VM ends", canBoot, () => {
   const long = (): string =>
     scenario(
