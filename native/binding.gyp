@@ -73,7 +73,18 @@
     {
       'target_name': 'stress',
       'type': 'executable',
-      'sources': ['base.cc', 'hogs.cc', 'memory.cc', 'options.cc', 'press.cc', 'stress.cc'],
+      'sources': [
+        'base.cc',
+        'flags.cc',
+        'hogs.cc',
+        'limit.cc',
+        'memory.cc',
+        'options.cc',
+        'press.cc',
+        'quantities.cc',
+        'say.cc',
+        'stress.cc',
+      ],
     },
     {
       'target_name': 'init',

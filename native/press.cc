@@ -18,6 +18,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "say.h"
+
 namespace oomlab {
 namespace {
 
