@@ -28,6 +28,7 @@ int64_t ToolNumber(const char* text, int64_t (*unit)(char suffix)) {
   return static_cast<int64_t>(number * static_cast<uint64_t>(factor));
 }
 
+// The last of a list has no name.
 struct Unit {
   const char* name;
   uint64_t factor;
@@ -43,16 +44,16 @@ constexpr Unit kSizes[] = {
     {"Mi", 1ULL << 20},
     {"Gi", 1ULL << 30},
     {"Ti", 1ULL << 40},
+    {},
 };
 constexpr Unit kTimes[] = {
-    {"us", 1}, {"ms", 1000}, {"s", 1000000}, {"m", 60000000}, {"h", 3600000000},
+    {"us", 1}, {"ms", 1000}, {"s", 1000000}, {"m", 60000000}, {"h", 3600000000}, {},
 };
-constexpr Unit kPercent[] = {{"%", 1000000}};
+constexpr Unit kPercent[] = {{"%", 1000000}, {}};
 
 // `text` up to `end` as number and unit, 1.5Gi for example; false when it is none of these or too
 // big.
-template <size_t N>
-bool Quantity(const char* text, const char* end, const Unit (&units)[N], uint64_t* value) {
+bool Quantity(const char* text, const char* end, const Unit* units, uint64_t* value) {
   unsigned __int128 number = 0;
   uint64_t scale = 1;
   bool digits = false, point = false;
@@ -68,9 +69,9 @@ bool Quantity(const char* text, const char* end, const Unit (&units)[N], uint64_
     if (number > UINT64_MAX || scale > 1000000000) return false;
   }
   const auto length = static_cast<size_t>(end - at);
-  for (const Unit& unit : units) {
-    if (strlen(unit.name) != length || strncmp(unit.name, at, length) != 0) continue;
-    number = number * unit.factor / scale;
+  for (const Unit* unit = units; unit->name; ++unit) {
+    if (strlen(unit->name) != length || strncmp(unit->name, at, length) != 0) continue;
+    number = number * unit->factor / scale;
     *value = static_cast<uint64_t>(number);
     return digits && number <= INT64_MAX;
   }
