@@ -80,10 +80,13 @@
         'limit.cc',
         'memory.cc',
         'options.cc',
+        'pace.cc',
         'press.cc',
         'quantities.cc',
+        'report.cc',
         'say.cc',
         'stress.cc',
+        'usage.cc',
       ],
     },
     {

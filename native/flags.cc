@@ -157,7 +157,7 @@ const Flag* FlagByLetter(char letter) {
   return nullptr;
 }
 
-[[noreturn]] void Help() {
+void Help() {
   size_t at = 0;
   while (at < sizeof kHelp - 1) {
     const ssize_t put = write(1, kHelp + at, sizeof kHelp - 1 - at);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "say.h"
 
+#include <errno.h>
+#include <string.h>
 #include <unistd.h>
 
 namespace oomlab {
@@ -24,6 +26,10 @@ void Say(Level level, int line, const Text& text) {
 void Die(int line, const Text& text) {
   Say(Level::kFail, line, text);
   _exit(1);
+}
+
+const char* Reason(int error) {
+  return error == ENOMEM ? "Cannot allocate memory" : strerror(error);
 }
 
 void SayUpTo(Level level) { verbosity = level; }

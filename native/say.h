@@ -11,6 +11,9 @@ enum class Level { kFail, kWarn, kInfo, kDebug };
 void Say(Level level, int line, const Text& text);
 [[noreturn]] void Die(int line, const Text& text);
 
+// strerror as glibc words it, whatever the library.
+const char* Reason(int error);
+
 // The last level that is said; kInfo at first.
 void SayUpTo(Level level);
 

@@ -23,7 +23,7 @@ Napi::Error SystemError(Napi::Env env, const std::string& prefix, const char* sy
   return result;
 }
 
-[[noreturn]] void Reject(Napi::Env env, const std::string& what, const char* wanted) {
+void Reject(Napi::Env env, const std::string& what, const char* wanted) {
   throw Napi::TypeError::New(env, what + " must be " + wanted);
 }
 
