@@ -45,7 +45,19 @@
   'targets': [
     {
       'target_name': 'oomlab',
-      'sources': ['addon.cc', 'base.cc', 'memory.cc', 'spawn.cc', 'survey.cc'],
+      'sources': [
+        'addon.cc',
+        'allocate.cc',
+        'base.cc',
+        'children.cc',
+        'kmsg.cc',
+        'memory.cc',
+        'spawn.cc',
+        'survey.cc',
+        'system.cc',
+        'values.cc',
+        'watch.cc',
+      ],
       'dependencies': ['<!(node -p "require(\'node-addon-api\').targets"):node_addon_api_except'],
       'defines': ['NAPI_VERSION=9'],
       'conditions': [
@@ -61,7 +73,21 @@
     {
       'target_name': 'stress',
       'type': 'executable',
-      'sources': ['base.cc', 'hogs.cc', 'memory.cc', 'options.cc', 'press.cc', 'stress.cc'],
+      'sources': [
+        'base.cc',
+        'flags.cc',
+        'hogs.cc',
+        'limit.cc',
+        'memory.cc',
+        'options.cc',
+        'pace.cc',
+        'press.cc',
+        'quantities.cc',
+        'report.cc',
+        'say.cc',
+        'stress.cc',
+        'usage.cc',
+      ],
     },
     {
       'target_name': 'init',

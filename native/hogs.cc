@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "press.h"
+#include "say.h"
 
 namespace oomlab {
 namespace {

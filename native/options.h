@@ -63,11 +63,6 @@ struct Options {
 // Fills `options`. Ends the process for --help, --version and for what it cannot understand.
 void ParseOptions(int argc, char** argv, Options* options);
 
-// The tool's messages: `stress: info: [pid] ...`; line numbers as the tool prints its own.
-enum class Level { kFail, kWarn, kInfo, kDebug };
-void Say(Level level, int line, const Text& text);
-[[noreturn]] void Die(int line, const Text& text);
-
 }  // namespace oomlab
 
 #endif  // OOMLAB_OPTIONS_H_

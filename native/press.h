@@ -21,9 +21,6 @@ Failure TakeIdentity(const Options& options);
 // Dies with `parent`, and at once if that has already gone.
 void DieWith(pid_t parent);
 
-// strerror as glibc words it, whatever the library.
-const char* Reason(int error);
-
 }  // namespace oomlab
 
 #endif  // OOMLAB_PRESS_H_

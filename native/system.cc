@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: MIT
+#include "system.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <stdio.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdint>
+#include <string>
+
+#include "values.h"
+
+namespace oomlab {
+namespace {
+
+Napi::Value PairOf(const Napi::CallbackInfo& info, const int fds[2]) {
+  fcntl(fds[0], F_SETFL, fcntl(fds[0], F_GETFL) | O_NONBLOCK);
+  Napi::Array pair = Napi::Array::New(info.Env(), 2);
+  pair.Set(0u, fds[0]);
+  pair.Set(1u, fds[1]);
+  return pair;
+}
+
+}  // namespace
+
+Napi::Value Eventfd(const Napi::CallbackInfo& info) {
+  const int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  if (fd < 0) throw SystemError(info.Env(), "", "eventfd", errno);
+  return Napi::Number::New(info.Env(), fd);
+}
+
+Napi::Value Pipe(const Napi::CallbackInfo& info) {
+  int fds[2];
+  if (pipe2(fds, O_CLOEXEC) != 0) throw SystemError(info.Env(), "", "pipe", errno);
+  return PairOf(info, fds);
+}
+
+Napi::Value Socketpair(const Napi::CallbackInfo& info) {
+  int fds[2];
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0) {
+    throw SystemError(info.Env(), "", "socketpair", errno);
+  }
+  return PairOf(info, fds);
+}
+
+Napi::Value Lock(const Napi::CallbackInfo& info) {
+  const int fd = ToInt(info[0], "fd");
+  if (flock(fd, LOCK_EX | LOCK_NB) == 0) return Napi::Boolean::New(info.Env(), true);
+  if (errno == EWOULDBLOCK) return Napi::Boolean::New(info.Env(), false);
+  throw SystemError(info.Env(), "", "flock", errno);
+}
+
+Napi::Value FsMagic(const Napi::CallbackInfo& info) {
+  const std::string path = ToText(info[0], "path");
+  struct statfs fs;
+  if (statfs(path.c_str(), &fs) != 0) {
+    throw SystemError(info.Env(), path + ": ", "statfs", errno, path);
+  }
+  return Napi::Number::New(info.Env(), static_cast<uint32_t>(fs.f_type));
+}
+
+Napi::Value SetParentDeathSignal(const Napi::CallbackInfo& info) {
+  if (prctl(PR_SET_PDEATHSIG, ToInt(info[0], "signal")) != 0) {
+    throw SystemError(info.Env(), "", "prctl", errno);
+  }
+  return info.Env().Undefined();
+}
+
+Napi::Value SetChildSubreaper(const Napi::CallbackInfo& info) {
+  if (!info[0].IsBoolean()) Reject(info.Env(), "on", "a boolean");
+  if (prctl(PR_SET_CHILD_SUBREAPER, info[0].As<Napi::Boolean>().Value() ? 1 : 0) != 0) {
+    throw SystemError(info.Env(), "", "prctl", errno);
+  }
+  return info.Env().Undefined();
+}
+
+Napi::Value SetClock(const Napi::CallbackInfo& info) {
+  const double ms = ToNumber(info[0], "ms");
+  if (!(ms >= 0 && ms < 9e15)) Reject(info.Env(), "ms", "milliseconds since 1970");
+  const double seconds = std::floor(ms / 1000);
+  const timespec time = {static_cast<time_t>(seconds),
+                         static_cast<long>((ms - seconds * 1000) * 1e6)};
+  if (clock_settime(CLOCK_REALTIME, &time) != 0) {
+    throw SystemError(info.Env(), "", "clock_settime", errno);
+  }
+  return info.Env().Undefined();
+}
+
+Napi::Value Capabilities(const Napi::CallbackInfo& info) {
+  __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct data[2] = {};
+  if (syscall(SYS_capget, &header, data) != 0) throw SystemError(info.Env(), "", "capget", errno);
+  char hex[20];
+  snprintf(hex, sizeof hex, "%llx",
+           static_cast<unsigned long long>(data[1].effective) << 32 | data[0].effective);
+  return Napi::String::New(info.Env(), hex);
+}
+
+}  // namespace oomlab
