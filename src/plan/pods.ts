@@ -9,6 +9,7 @@ import { type ContainerLayout, type Layout, layOutPods, type Write } from "../ku
 import type { PodSpec, QosClass } from "../kubernetes/pod.ts";
 import type { CgroupVersion, Plan, PlannedCgroup } from "../plan.ts";
 import type { KubernetesSpec, ProcessSpec, Scenario, Step, StressWorkload } from "../scenario/index.ts";
+import { limitFiles } from "./tree.ts";
 
 /** Bytes; what passes 2^53 is a string, so that no reader rounds it. */
 export type Bytes = number | string;
@@ -109,8 +110,6 @@ function layOut({ node, pods }: Pick<KubernetesSpec, "node" | "pods">, machine: 
     swapController: machine.swapController,
   });
 }
-
-const limitFiles = new Set(["memory.max", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]);
 
 /** Lays the Pods of a scenario out on a machine; undefined: it has none. Of several turns it presses the hardest. */
 export function layPods(scenario: Scenario, machine: PodMachine): LaidPods | undefined {

@@ -1,0 +1,117 @@
+/** What the cgroups' counters tell: OOM kills, whose limit was hit, and what the scenario states of them. Pure. */
+import { compares, type Plan } from "../plan.ts";
+import { type EventOf, eventsOf } from "../record.ts";
+import type { Check } from "../verdict.ts";
+import type { Facts } from "./facts.ts";
+
+/** Counters that only grow: judged by how much they grew, all others by the largest value seen. */
+const cumulative =
+  /^(memory\.events|memory\.swap\.events|memory\.failcnt|memory\.memsw\.failcnt|memory\.oom_control\.oom_kill$|memory\.stat\.(pg|total_pg|workingset|thp_|zswp))/;
+
+/** Settings, judged by what they were at the end: a limit may be lowered on the way. */
+const setting =
+  /^memory\.(max|high|low|min|swap\.max|swap\.high|zswap\.max|limit_in_bytes|memsw\.limit_in_bytes|soft_limit_in_bytes|swappiness|use_hierarchy|oom_control\.oom_kill_disable)$/;
+
+/** OOM kills by the cgroup that counts them, and the line that tells them. */
+export type KillCounts = ReadonlyMap<string, { count: number; line: number }>;
+
+/** OOM kills that each cgroup's own counter tells. */
+export function killCounts(facts: Facts): KillCounts {
+  const counts = new Map<string, { count: number; line: number }>();
+  for (const [cgroup, { line }] of facts.final) {
+    const count = growth(facts, cgroup, "memory.events.local.oom_kill") ?? leafGrowth(facts, cgroup);
+    if (count !== null) counts.set(cgroup, { count, line });
+  }
+  return counts;
+}
+
+/** Limited cgroups at and above one whose own limit was hit, by counters and notifications. */
+export function limitsHit(facts: Facts, cgroup: string): { cgroup: string; line: number }[] {
+  const chain: string[] = [];
+  for (let name = cgroup; name !== ""; name = facts.cgroups.above(name)) chain.push(name);
+  if (facts.plan.cgroupVersion === 2)
+    return chain.flatMap((name) =>
+      (growth(facts, name, "memory.events.local.oom") ?? 0) > 0
+        ? [{ cgroup: name, line: facts.final.get(name)?.line ?? 0 }]
+        : [],
+    );
+  // v1 notifies the cgroup that hit its limit and all below it (mm/memcontrol-v1.c mem_cgroup_oom_notify): what the
+  // parent was not told of was the child's own.
+  const told = (name: string): EventOf<"oom-event">[] =>
+    eventsOf(facts.events, "oom-event").filter((event) => event.cgroup === name);
+  const count = (name: string): number => told(name).reduce((sum, event) => sum + event.count, 0);
+  return chain.flatMap((name, index) => {
+    const parent = chain[index + 1] ?? "";
+    const limited = facts.final.get(name)?.counters["memory.max"] !== "max";
+    return limited && count(name) > count(parent)
+      ? told(name)
+          .slice(0, 1)
+          .map(({ line }) => ({ cgroup: name, line }))
+      : [];
+  });
+}
+
+/** A counter as the scenario states it. */
+export function counterCheck(facts: Facts, { cgroup, key, compare }: Plan["expect"]["counters"][number]): Check {
+  const name = `counters.${cgroup}.${key}`;
+  const all = eventsOf(facts.events, "counters").filter(
+    (event) => event.cgroup === cgroup && event.counters[key] !== undefined,
+  );
+  const number = (event: EventOf<"counters">): number => {
+    const value = event.counters[key];
+    return value === "max" ? Number.POSITIVE_INFINITY : (value ?? Number.NaN);
+  };
+  const last = facts.final.get(cgroup);
+  if (all.length === 0)
+    return {
+      name,
+      expected: compare.text,
+      actual: null,
+      status: "inconclusive",
+      evidence: last ? [last.line] : [],
+      note: `this kernel does not tell ${key}`,
+    };
+  let value: number;
+  let line: number;
+  if (cumulative.test(key)) {
+    const grown = growth(facts, cgroup, key);
+    if (grown === null || !last)
+      return {
+        name,
+        expected: compare.text,
+        actual: null,
+        status: "inconclusive",
+        evidence: all.map((event) => event.line),
+        note: "it was not read at the end",
+      };
+    [value, line] = [grown, last.line];
+  } else {
+    const told = setting.test(key)
+      ? (all.at(-1) ?? all[0])
+      : all.reduce((best, event) => (number(event) > number(best) ? event : best));
+    if (!told) return { name, expected: compare.text, actual: null, status: "inconclusive", evidence: [] };
+    [value, line] = [number(told), told.line];
+  }
+  return {
+    name,
+    expected: compare.text,
+    actual: Number.isFinite(value) ? value : "max",
+    status: compares(value, compare) ? "passed" : facts.whole ? "failed" : "inconclusive",
+    evidence: [line],
+  };
+}
+
+/** How much a counter grew over the run; null: it was not read at the end. */
+function growth({ first, final }: Facts, cgroup: string, key: string): number | null {
+  const after = final.get(cgroup)?.counters[key];
+  const before = first.get(cgroup)?.counters[key];
+  return typeof after === "number" ? after - (typeof before === "number" ? before : 0) : null;
+}
+
+/** Kernels before 5.2 have no memory.events.local: what a cgroup's children do not account for is its own. */
+function leafGrowth(facts: Facts, cgroup: string): number | null {
+  const all = growth(facts, cgroup, "memory.events.oom_kill");
+  if (all === null) return null;
+  const children = [...facts.final.keys()].filter((name) => name !== "" && facts.cgroups.above(name) === cgroup);
+  return children.reduce((rest, child) => rest - (growth(facts, child, "memory.events.oom_kill") ?? 0), all);
+}

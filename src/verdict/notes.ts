@@ -1,0 +1,90 @@
+/** Things worth knowing of a run that decide nothing. Pure. */
+import { eventsOf } from "../record.ts";
+import { orderNotes } from "./evictions.ts";
+import { type Facts, lastWordsOf, ourSignal, reportsOf } from "./facts.ts";
+import type { OomKills } from "./kills.ts";
+import { turnNote } from "./turn.ts";
+
+/** What became of the container that was pressed comes first. */
+export function notesOf(facts: Facts, found: OomKills): string[] {
+  const { plan, events } = facts;
+  const started = new Set(eventsOf(events, "process-start").map(({ process }) => process));
+  const turn = turnNote(plan, found.kills, started, eventsOf(events, "panic").length > 0);
+  return [
+    ...(turn === null ? [] : [turn]),
+    ...slowNotes(facts),
+    ...machineNotes(facts),
+    ...(found.suppressed > 0
+      ? [`the kernel's rate limit took the head of ${found.suppressed} OOM report(s) (callbacks suppressed)`]
+      : []),
+    ...limitNotes(facts),
+    ...endNotes(facts, found),
+    ...(plan.kubelet
+      ? orderNotes(
+          events,
+          found.kills.map(({ process, evidence }) => ({ process, line: Math.min(...evidence) })),
+        )
+      : []),
+    ...(plan.pods?.notes ?? []),
+    ...nodeNotes(facts),
+  ];
+}
+
+function slowNotes(facts: Facts): string[] {
+  return facts.plan.processes
+    .filter(
+      ({ name, bytes }) =>
+        bytes !== null && reportsOf(facts, name).some(({ report }) => report.type === "touched" && report.slow),
+    )
+    .map(({ name }) => `${name} was slower than its stated rate`);
+}
+
+function machineNotes({ plan, events }: Facts): string[] {
+  const notes: string[] = [];
+  const timeout = eventsOf(events, "timeout")[0];
+  if (plan.vm?.hybrid === true) notes.push("both cgroup versions are mounted (hybrid)");
+  if (timeout) notes.push(`it was ended by its timeout of ${timeout.ms} ms`);
+  for (const event of eventsOf(events, "write"))
+    if (event.note)
+      notes.push(`${event.file} of ${event.cgroup || "the run's cgroup"}: ${event.value} written, ${event.note}`);
+  return notes;
+}
+
+/** Limits that somebody else changed while the run was on. */
+function limitNotes({ events, final }: Facts): string[] {
+  const notes: string[] = [];
+  for (const [cgroup, { counters }] of final) {
+    const written = eventsOf(events, "write").findLast(
+      (event) => event.cgroup === cgroup && event.errno === null && /^memory\.(max|limit_in_bytes)$/.test(event.file),
+    );
+    const now = counters["memory.max"];
+    if (written?.read && now !== undefined && /^\d+$/.test(written.read) && String(now) !== written.read)
+      notes.push(
+        `the limit of ${cgroup} was ${written.read} as written and ${now} at the end: somebody else changed it`,
+      );
+  }
+  return notes;
+}
+
+/** Ends of processes that neither a kill of the log nor the scenario accounts for. */
+function endNotes(facts: Facts, { kills }: OomKills): string[] {
+  const notes: string[] = [];
+  for (const { name, program } of facts.plan.processes) {
+    const exit = facts.exits.get(name);
+    if (exit?.signal === "SIGKILL" && !ourSignal(facts, exit) && !kills.some(({ process }) => process === name))
+      notes.push(`${name} was ended by a SIGKILL that no kernel record or counter explains`);
+    if (program !== "command" || !exit?.code || facts.plan.expect.exit.some(({ process }) => process === name))
+      continue;
+    const words = lastWordsOf(facts, name);
+    notes.push(`${name} ended with status ${exit.code}${words === "" ? "" : `: ${words}`}`);
+  }
+  return notes;
+}
+
+function nodeNotes({ events }: Facts): string[] {
+  const node = eventsOf(events, "node")[0];
+  if (!node) return [];
+  return [
+    `the VM's MemTotal is ${node.memTotal}, ${node.stated === null ? "planned with" : "stated"} ${node.planned}: the kubelet's files were computed from the VM's`,
+  ];
+}

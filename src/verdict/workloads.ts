@@ -1,0 +1,81 @@
+/** Workers that did not do what they stated, and why. Pure. */
+import type { PlannedProcess } from "../plan.ts";
+import type { EventOf, WorkerReport } from "../record.ts";
+import { formatBytes } from "../units.ts";
+import type { Check, Kill } from "../verdict.ts";
+import { describeExit, type Facts, lastWordsOf, ourSignal, outputOf, reportsOf } from "./facts.ts";
+
+/** A worker that did not do what it stated proves nothing: its ENOMEM is no OOM kill, and no kill of it no survival. */
+export function workloadChecks(facts: Facts, kills: readonly Kill[]): Check[] {
+  const checks: Check[] = [];
+  for (const process of facts.plan.processes) {
+    if (process.bytes === null) continue;
+    const reports = reportsOf(facts, process.name);
+    const exit = facts.exits.get(process.name);
+    const error = reports.find(({ report }) => report.type === "error");
+    if (reports.filter(({ report }) => report.type === "touched").length >= process.workers) continue;
+    if (kills.some((kill) => kill.process === process.name)) continue;
+    const detail = earlyEnd(facts, process, exit, error);
+    if (detail === null) continue;
+    const stated = facts.plan.expect.exit.some(
+      (wanted) =>
+        wanted.process === process.name &&
+        exit !== undefined &&
+        (wanted.exit === exit.signal || wanted.exit === exit.code),
+    );
+    checks.push({
+      name: `workload.${process.name}`,
+      expected: `${formatBytes(process.bytes)} touched`,
+      actual: detail.text,
+      status: stated ? "passed" : "inconclusive",
+      evidence: detail.lines,
+    });
+  }
+  return checks;
+}
+
+/** Why a process ended before it had touched all; null: it did not end, or we ended it. */
+function earlyEnd(
+  facts: Facts,
+  process: PlannedProcess,
+  exit: EventOf<"process-exit"> | undefined,
+  error: { line: number; report: WorkerReport } | undefined,
+): { text: string; lines: number[] } | null {
+  const reached = Math.max(
+    0,
+    ...reportsOf(facts, process.name).map(({ report }) =>
+      "touched" in report && typeof report.touched === "number" ? report.touched : 0,
+    ),
+  );
+  const after = `after ${formatBytes(reached)}`;
+  if (error?.report.type === "error") {
+    const { op, errno, message } = error.report;
+    return {
+      text: `${op} failed ${after}: ${errno ?? message ?? "unknown error"}${errno === "ENOMEM" ? " (no OOM kill)" : ""}`,
+      lines: exit ? [error.line, exit.line] : [error.line],
+    };
+  }
+  if (!exit) return null;
+  // Ended by the timeout or a step: it was kept from its bytes, it did not give up.
+  if (ourSignal(facts, exit)) return null;
+  const output = outputOf(facts, process.name);
+  const heap = output.find(({ text }) => /JavaScript heap out of memory/.test(text));
+  if (heap)
+    return {
+      text: `V8's own heap limit ended it ${after} (${describeExit(exit)}): no OOM kill`,
+      lines: [heap.line, exit.line],
+    };
+  if (exit.signal === "SIGKILL") {
+    const killers = facts.run.capabilities?.oomKillers ?? [];
+    const who = killers.length > 0 ? `; ${killers.join(" and ")} runs on this machine and may have sent it` : "";
+    return {
+      text: `killed ${after} by a SIGKILL that no kernel record or counter explains${who}`,
+      lines: [exit.line, facts.run.line],
+    };
+  }
+  const words = lastWordsOf(facts, process.name);
+  return {
+    text: `ended ${after} with ${describeExit(exit)}${words === "" ? "" : `: ${words}`}`,
+    lines: [exit.line, ...output.map(({ line }) => line)],
+  };
+}
