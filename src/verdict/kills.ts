@@ -33,11 +33,11 @@ export function oomKillsOf(facts: Facts): OomKills {
     line: event.line,
   }));
   const scan = findOomKills(records);
-  const victims = victimsOf(facts, scan.kills);
+  const counts = killCounts(facts);
+  const victims = victimsOf(facts, scan.kills, counts);
   const kills: Kill[] = [];
   const foreign: Kill[] = [];
   const doubts: Check[] = [];
-  const counts = killCounts(facts);
   for (const kill of scan.kills) {
     const ours = victims.isOurs(kill);
     const process = ours ? victims.processOf(kill) : null;
@@ -55,7 +55,7 @@ export function oomKillsOf(facts: Facts): OomKills {
       victim: kill.victim,
       atMs: millisecondsIn(facts, kill),
       missing: kill.missing,
-      evidence: kill.lines,
+      evidence: [...kill.lines, ...(ours ? victims.witnessesOf(kill) : [])],
     };
     if (!ours) {
       foreign.push(told);

@@ -2,6 +2,7 @@
 import type { OomKill } from "../kmsg/index.ts";
 import type { PlannedProcess } from "../plan.ts";
 import { eventsOf } from "../record.ts";
+import type { KillCounts } from "./counters.ts";
 import type { Facts } from "./facts.ts";
 
 /** Victims of the kernel's log as this run knows them. */
@@ -12,6 +13,8 @@ export interface Victims {
   processOf(kill: OomKill): string | null;
   /** How a victim of this process ended: the process itself, or a worker that its leader reaped. */
   exitOf(kill: OomKill, process: string): Exit | undefined;
+  /** Lines of the record that say whose it is where its own do not. */
+  witnessesOf(kill: OomKill): number[];
 }
 
 interface Exit {
@@ -20,8 +23,8 @@ interface Exit {
   line: number;
 }
 
-/** `kills`: all that the log tells. */
-export function victimsOf(facts: Facts, kills: readonly OomKill[]): Victims {
+/** `kills`: all that the log tells; `counts`: what the cgroups tell. */
+export function victimsOf(facts: Facts, kills: readonly OomKill[], counts: KillCounts): Victims {
   const { plan, pids, cgroups } = facts;
   const numbers = facts.privatePids ? renumbered(facts, kills) : null;
   /** A pid of the kernel's log as we know it; null: not known. */
@@ -30,26 +33,45 @@ export function victimsOf(facts: Facts, kills: readonly OomKill[]): Victims {
     pids.get(ourPid(victim.pid) ?? -1) ?? (tgid === null ? undefined : pids.get(ourPid(tgid) ?? -1));
   const exitOf = (kill: OomKill, process: string): Exit | undefined =>
     exitOfPid(facts, ourPid(kill.victim.pid), process);
+  const left = parentOfUnseen(facts, counts);
+  const unseen = (kill: OomKill): typeof left => (kill.taskMemcg === null && byPid(kill) === undefined ? left : null);
   return {
     exitOf,
+    witnessesOf: (kill) => unseen(kill)?.lines ?? [],
     isOurs(kill) {
       if (cgroups.at(kill.taskMemcg) !== null) return true;
       // On v1 a process without limit is in the root itself, where the tree of Pods stands.
       if (kill.taskMemcg !== null && !(kill.taskMemcg === "/" && plan.top.directory === "")) return false;
       // Without its `oom-kill:` line a kill is ours by pid, if that process was alive and was not seen to end otherwise.
       const process = byPid(kill);
-      if (process === undefined) return false;
+      if (process === undefined) return unseen(kill) !== null;
       const exit = exitOf(kill, process);
       return exit === undefined || exit.signal === "SIGKILL";
     },
     processOf(kill) {
-      const process = byPid(kill);
+      const process = byPid(kill) ?? unseen(kill)?.process;
       if (process !== undefined) return process;
       const cgroup = cgroups.accountOf(cgroups.at(kill.taskMemcg) ?? "", planned(facts));
       const inside = plan.processes.filter((candidate) => (candidate.cgroup ?? "") === cgroup);
       return inside.length === 1 ? (inside[0]?.name ?? null) : null;
     },
   };
+}
+
+/**
+ * What was forked and killed between two looks has a pid that nobody saw, and where the rate limit took its report's head
+ * no cgroup. It is a child of the only process in the only cgroup that counts kills, if the whole machine (/proc/vmstat)
+ * counts no other.
+ */
+function parentOfUnseen({ events, plan }: Facts, counts: KillCounts): { process: string; lines: number[] } | null {
+  const told = eventsOf(events, "vmstat").filter(({ oomKill }) => oomKill !== null);
+  const [before, after] = [told.find(({ moment }) => moment === "before"), told.at(-1)];
+  const [grown, ...others] = [...counts].filter(([, { count }]) => count > 0);
+  if (before?.oomKill == null || after?.oomKill == null || grown === undefined || others.length > 0) return null;
+  const [cgroup, { count }] = grown;
+  const [parent, ...siblings] = plan.processes.filter((process) => process.cgroup === cgroup);
+  if (parent?.forks !== true || siblings.length > 0 || after.oomKill - before.oomKill !== count) return null;
+  return { process: parent.name, lines: [before.line, after.line] };
 }
 
 /** The cgroups of the plan, as those that count. */

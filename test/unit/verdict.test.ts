@@ -137,6 +137,38 @@ describe("the kernel log", () => {
     expect(verdict.observed?.foreignKills).toHaveLength(1);
   });
 
+  /** The victim is a child that nobody has seen, its report's head lost; `more` kills happened elsewhere. */
+  const unseen = (more: number): Verdict =>
+    judge(
+      changed((event) => {
+        if (event.type === "run") {
+          for (const process of event.plan.processes)
+            Object.assign(process, { forks: true, program: "command", bytes: null });
+          event.plan.expect.exit = [];
+          return event;
+        }
+        if (event.type === "vmstat" && event.moment !== "before")
+          return { ...event, oomKill: (event.oomKill ?? 0) + more };
+        if (event.type === "process-exit") return { ...event, signal: null, code: 0 };
+        if (event.type === "worker" || event.type === "procs") return null;
+        if (event.type !== "kmsg") return event;
+        return kmsg(event, /Killed process/)
+          ? { ...event, text: event.text.replace(/process \d+/, "process 1") }
+          : null;
+      }),
+    );
+
+  test("that names a pid nobody saw, its head lost, is of the process whose cgroup counts it, where the machine counts no other", () => {
+    expect(unseen(0)).toMatchObject({
+      status: "passed",
+      observed: { kills: [{ process: "hog", limit: "pod/app", witnesses: ["kmsg", "counters"] }], foreignKills: [] },
+    });
+    expect(unseen(1)).toMatchObject({
+      status: "inconclusive",
+      observed: { kills: [], foreignKills: [{ process: null }] },
+    });
+  });
+
   test("of a cgroup whose name only begins like ours is foreign", () => {
     const verdict = judge(changed(withText((text) => text.replaceAll(`/${top}/`, `/${top}x/`))));
     expect(verdict.observed?.foreignKills).toHaveLength(1);
