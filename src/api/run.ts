@@ -1,7 +1,6 @@
 /** `oomlab run`: scenarios -> plans -> machine -> record -> verdict -> reports. */
-import { closeSync, existsSync, openSync, unlinkSync, writeSync } from "node:fs";
-import { join } from "node:path";
-import { makeFolder, openReporters } from "./outputs.ts";
+import { openReporters } from "./outputs.ts";
+import { openRecords, type RecordFolder } from "./records.ts";
 import { exitStatus, noteAttempts } from "./report.ts";
 import { type Streams, version } from "./streams.ts";
 import { MachineError, UsageError } from "../errors.ts";
@@ -20,6 +19,7 @@ import {
 import { type Capabilities, type CgroupVersion, type MachineName, type Plan, planScenario, turnsOf } from "../plan.ts";
 import { recordSchemaVersion, type RunEvent, type RunEventBody, type Selection, type SweepPoint } from "../record.ts";
 import { announce, type Reporter, type RunInfo, summarize } from "../report/index.ts";
+import { narrator } from "../report/narrator.ts";
 import { loadScenarios, type Scenario } from "../scenario/index.ts";
 import { judge, type Verdict } from "../verdict.ts";
 
@@ -93,157 +93,77 @@ export interface Telling {
   record?: (index: number) => { name: string; point: SweepPoint };
 }
 
+type SessionOptions = Omit<RunOptions, "paths" | "reporters" | "grep" | "tags" | "list">;
+
+/** One run of one scenario, or its attempts at it. */
+interface Job {
+  scenario: Scenario;
+  /** The scenario's place among all selected, from 0. */
+  place: number;
+  /** From 1, over all shards. */
+  index: number;
+  repeat: number;
+  cgroup: RunOptions["cgroup"][number] | undefined;
+  kernel: string | undefined;
+}
+
 /** Runs what was selected; resolves and throws as `run`. */
 export async function runScenarios(
   selected: readonly Scenario[],
-  options: Omit<RunOptions, "paths" | "reporters" | "grep" | "tags" | "list">,
+  options: SessionOptions,
   streams: Streams,
-  { info, reporters, record: recordAs }: Telling,
+  telling: Telling,
 ): Promise<number> {
+  const { info } = telling;
   const warn = (message: string): void => streams.stderr.write(`oomlab: ${message}\n`);
   const detail = options.verbose ? warn : (): void => undefined;
   const remote = options.dryRun ? null : remoteOf(options, selected, { warn, detail, signal: streams.signal });
-  const host: Machine = remote ?? hostMachine();
-  let unreachable: string | null = null;
-  const caps = await host.probe().catch((error: unknown) => {
-    if (remote === null || !(error instanceof MachineError)) throw error;
-    unreachable = inWords(error);
-    return hostMachine().probe();
-  });
-  const orNone = <T>(choices: T[]): (T | undefined)[] => (choices.length > 0 ? choices : [undefined]);
-  const session = newRunId();
-  // A plan shows all that is pressed in turn; a run is one of them.
-  const turned = options.dryRun ? selected : selected.flatMap(turnsOf);
-  const every = turned.flatMap((scenario, place) =>
-    orNone(options.kernels).flatMap((kernel) =>
-      orNone(options.cgroup).flatMap((cgroup) =>
-        Array.from({ length: options.repeatEach }, (_, at) => ({ scenario, place, cgroup, kernel, repeat: at + 1 })),
-      ),
-    ),
-  );
-  const mine = inShard(options.shard);
-  const jobs = every
-    .map((job, at): Job => ({ ...job, index: at + 1 }))
-    .filter(({ scenario, place }) => mine(scenario, place));
-  const plan = ({ scenario, cgroup, kernel }: Job, now: Capabilities): Plan => {
-    const planned = planScenario(scenario, now, {
-      runId: newRunId(),
-      machine: options.machine,
-      allowHostOom: options.machine === "kubernetes" ? options.allowNodeOom : options.allowHostOom,
-      ...(cgroup === undefined ? {} : cgroup === "hybrid" ? { hybrid: true } : { cgroupVersion: cgroup }),
-      ...(kernel === undefined ? {} : { kernel }),
-      ...(options.timeoutMs === undefined ? {} : { timeoutMs: options.timeoutMs }),
-    });
-    return unreachable === null ? planned : { ...planned, skip: unreachable };
-  };
-  let reportsLost = false;
-  const lose = (message: string): void => {
-    reportsLost = true;
-    warn(message);
-  };
-  const all = [...reporters, ...(options.verbose ? [narrator(streams.stderr)] : [])];
   try {
-    if (options.dryRun) {
-      const plans = jobs.map((job) => plan(job, caps));
-      if (all.every((reporter) => !("onPlans" in reporter)))
-        all.push(...(await openReporters(["terminal"], streams, info)).reporters);
-      announce(all, lose, (reporter) => reporter.onPlans?.(plans));
-      return reportsLost ? 3 : 0;
-    }
-    const records = options.output === undefined ? null : openFolder(options.output);
-    info.scenarios = jobs.length;
-    announce(all, lose, (reporter) => reporter.onRunStart?.(info));
-    const vm = vmMachine({
-      say: warn,
-      detail,
-      snapshots: process.env["OOMLAB_SNAPSHOTS"] !== "off",
+    const session = new Session(options, streams, telling, {
+      host: remote ?? hostMachine(),
+      vm: vmMachine({ say: warn, detail, snapshots: process.env["OOMLAB_SNAPSHOTS"] !== "off" }),
     });
-    const machines = { host, vm };
-    const verdicts: (Verdict | undefined)[] = jobs.map(() => undefined);
-    // Before anything runs: package managers are children that a host's run might take for orphans of its own.
-    const lacks = new Map<Job, string>();
-    for (const job of jobs) {
-      const planned = plan(job, caps);
-      if (planned.skip !== null || planned.machine !== "vm" || streams.signal.aborted) continue;
-      const reason = await lacking(vm, planned);
-      if (reason === null) continue;
-      const host =
-        options.machine === "auto" ? planScenario(job.scenario, caps, { runId: "", machine: "host" }).skip : null;
-      lacks.set(job, host === null ? reason : `${host}; ${reason}`);
-    }
-    let reserved = 0;
-    const state = { stopped: false };
-    let recordsLost = false;
-    const runOne = async (index: number): Promise<void> => {
-      const job = jobs[index];
-      if (!job) return;
-      const earlier: Verdict[] = [];
-      for (let attempt = 0; ; attempt++) {
-        const first = index === 0 && attempt === 0;
-        const now = first || unreachable !== null ? caps : await host.probe();
-        const planned = plan(job, { ...now, memAvailable: now.memAvailable - reserved });
-        if (planned.machine === "vm" && planned.skip === null) planned.skip = lacks.get(job) ?? null;
-        reserved += planned.demand ?? 0;
-        try {
-          const { verdict, record, lost } = await runPlanned(planned, now, machines, {
-            records,
-            selection: {
-              session,
-              index: job.index,
-              of: every.length,
-              shard: options.shard ?? null,
-              repeat: job.repeat,
-              attempt: attempt + 1,
-            },
-            ...recordAs?.(index),
-            all,
-            warn: lose,
-            signal: streams.signal,
-          });
-          recordsLost ||= lost;
-          const again =
-            (verdict.status === "failed" || verdict.status === "inconclusive") &&
-            attempt < options.retries &&
-            !streams.signal.aborted;
-          if (again) {
-            warn(
-              `${verdict.name}: ${verdict.status} (${verdict.reason ?? ""}), tried again (${attempt + 1} of ${options.retries})`,
-            );
-            earlier.push(verdict);
-            continue;
-          }
-          noteAttempts(verdict, earlier.length);
-          verdicts[index] = verdict;
-          announce(all, lose, (reporter) => reporter.onScenarioEnd?.({ verdict, plan: planned, record, earlier }));
-          if (options.bail && verdict.status !== "passed" && verdict.status !== "skipped") state.stopped = true;
-          return;
-        } finally {
-          reserved -= planned.demand ?? 0;
-        }
-      }
-    };
-    let next = 0;
-    const lane = async (): Promise<void> => {
-      while (next < jobs.length && !state.stopped && !streams.signal.aborted) await runOne(next++);
-    };
-    await Promise.all(Array.from({ length: Math.min(options.jobs, jobs.length) }, lane));
-    const ended = verdicts.filter((verdict) => verdict !== undefined);
-    const summary = summarize(ended);
-    if (ended.length < jobs.length) {
+    await session.probe();
+    const every = jobsOf(selected, options);
+    const mine = inShard(options.shard);
+    const jobs = every.filter(({ scenario, place }) => mine(scenario, place));
+    if (options.dryRun) return await session.showPlans(jobs);
+    const records = options.output === undefined ? null : openRecords(options.output);
+    info.scenarios = jobs.length;
+    session.tell((reporter) => reporter.onRunStart?.(info));
+    const verdicts = await session.run(jobs, { records, of: every.length });
+    const summary = summarize(verdicts);
+    if (verdicts.length < jobs.length) {
       const why = streams.signal.aborted ? "the run was interrupted" : "an earlier one did not pass (-x)";
-      const message = `${jobs.length - ended.length} of ${jobs.length} scenarios were not run: ${why}`;
+      const message = `${jobs.length - verdicts.length} of ${jobs.length} scenarios were not run: ${why}`;
       info.notes.push(message);
       info.missing.push(message);
     }
-    announce(all, lose, (reporter) => reporter.onRunEnd?.(ended, summary));
+    session.tell((reporter) => reporter.onRunEnd?.(verdicts, summary));
     if (streams.signal.aborted) return 130;
     // With more shards than scenarios some have nothing to do.
     const spare = jobs.length === 0 && every.length > 0;
     const status = spare ? 0 : exitStatus(summary, options.failOnSkipped);
-    return (recordsLost || reportsLost) && status === 0 ? 3 : status;
+    return session.isIncomplete && status === 0 ? 3 : status;
   } finally {
     await remote?.close();
   }
+}
+
+/** All runs of all shards: each scenario on each kernel and cgroup version, as often as was asked for. */
+function jobsOf(selected: readonly Scenario[], { dryRun, kernels, cgroup, repeatEach }: SessionOptions): Job[] {
+  const orNone = <T>(choices: T[]): (T | undefined)[] => (choices.length > 0 ? choices : [undefined]);
+  // A plan shows all that is pressed in turn; a run is one of them.
+  const turned = dryRun ? selected : selected.flatMap(turnsOf);
+  return turned
+    .flatMap((scenario, place) =>
+      orNone(kernels).flatMap((kernel) =>
+        orNone(cgroup).flatMap((version) =>
+          Array.from({ length: repeatEach }, (_, at) => ({ scenario, place, cgroup: version, kernel, repeat: at + 1 })),
+        ),
+      ),
+    )
+    .map((job, at) => ({ ...job, index: at + 1 }));
 }
 
 /** The machine that is reached through a client, or null: this one. */
@@ -256,53 +176,219 @@ function remoteOf(
   return machine === "kubernetes" ? kubernetesMachine({ node: node ?? null, warn, detail, signal }) : null;
 }
 
-/** `-v`: each thing that oomlab does, as it does it. */
-function narrator(stderr: Streams["stderr"]): Reporter {
-  const told = new Set([
-    "machine",
-    "unmet",
-    "panic",
-    "phase",
-    "cgroup",
-    "write",
-    "process-start",
-    "process-exit",
-    "step",
-    "kill",
-    "timeout",
-    "error",
-  ]);
-  return {
-    onScenarioStart: ({ name, top }) => stderr.write(`oomlab: ${printable(name)}: in ${top.path}\n`),
-    onEvent: (_plan, { line, t, type, ...rest }) => {
-      if (told.has(type))
-        stderr.write(
-          `oomlab: ${String(line).padStart(4)} ${(t / 1000).toFixed(1).padStart(9)} ms  ${type} ${JSON.stringify(rest)}\n`,
-        );
-    },
+/** One `oomlab run`: what its runs share. */
+class Session {
+  readonly #id = newRunId();
+  readonly #options: SessionOptions;
+  readonly #streams: Streams;
+  readonly #info: RunInfo;
+  readonly #reporters: Reporter[];
+  readonly #recordOf: NonNullable<Telling["record"]> | null;
+  readonly #host: Machine;
+  readonly #vm: VmMachine;
+  /** As found at the start. */
+  #caps: Capabilities | null = null;
+  /** Why the machine behind a client does not answer: all that would run there is skipped. */
+  #unreachable: string | null = null;
+  /** Memory that the runs of this moment will take, in bytes. */
+  #reserved = 0;
+  #stopped = false;
+  /** A report or a record could not be written whole. */
+  #lost = false;
+
+  constructor(
+    options: SessionOptions,
+    streams: Streams,
+    { info, reporters, record }: Telling,
+    { host, vm }: { host: Machine; vm: VmMachine },
+  ) {
+    this.#options = options;
+    this.#streams = streams;
+    this.#info = info;
+    this.#reporters = [...reporters, ...(options.verbose ? [narrator(streams.stderr)] : [])];
+    this.#recordOf = record ?? null;
+    this.#host = host;
+    this.#vm = vm;
+  }
+
+  get isIncomplete(): boolean {
+    return this.#lost;
+  }
+
+  tell(call: (reporter: Reporter) => void): void {
+    announce(this.#reporters, this.#lose, call);
+  }
+
+  /** Looks at the machine. Throws where this one cannot be looked at. */
+  async probe(): Promise<void> {
+    this.#caps = await this.#host.probe().catch((error: unknown) => {
+      const remote = this.#options.machine === "container" || this.#options.machine === "kubernetes";
+      if (!remote || !(error instanceof MachineError)) throw error;
+      this.#unreachable = inWords(error);
+      return hostMachine().probe();
+    });
+  }
+
+  /** `--dry-run`; resolves to the exit status. */
+  async showPlans(jobs: readonly Job[]): Promise<number> {
+    const plans = jobs.map((job) => this.#plan(job, this.#found));
+    if (this.#reporters.every((reporter) => !("onPlans" in reporter)))
+      this.#reporters.push(...(await openReporters(["terminal"], this.#streams, this.#info)).reporters);
+    this.tell((reporter) => reporter.onPlans?.(plans));
+    return this.#lost ? 3 : 0;
+  }
+
+  /** Runs `--jobs` at a time; the verdicts of those that were run, in the order of the jobs. */
+  async run(jobs: readonly Job[], to: { records: RecordFolder | null; of: number }): Promise<Verdict[]> {
+    const verdicts: (Verdict | undefined)[] = jobs.map(() => undefined);
+    // Before anything runs: package managers are children that a host's run might take for orphans of its own.
+    const lacks = await this.#lacks(jobs);
+    let next = 0;
+    const lane = async (): Promise<void> => {
+      while (!this.#stopped && !this.#streams.signal.aborted) {
+        const at = next++;
+        const job = jobs[at];
+        if (job === undefined) return;
+        verdicts[at] = await this.#runJob(job, at, lacks.get(job) ?? null, to);
+      }
+    };
+    await Promise.all(Array.from({ length: Math.min(this.#options.jobs, jobs.length) }, lane));
+    return verdicts.filter((verdict) => verdict !== undefined);
+  }
+
+  readonly #warn = (message: string): void => this.#streams.stderr.write(`oomlab: ${message}\n`);
+
+  readonly #lose = (message: string): void => {
+    this.#lost = true;
+    this.#warn(message);
   };
-}
 
-interface RunContext {
-  records: string | null;
-  selection: Selection;
-  /** The file name of its record; absent: made of the selection and the scenario's name. */
-  name?: string;
-  point?: SweepPoint;
-  all: readonly Reporter[];
-  warn: (message: string) => void;
-  signal: AbortSignal;
-}
+  get #found(): Capabilities {
+    if (this.#caps === null) throw new TypeError("a session probes before it plans");
+    return this.#caps;
+  }
 
-interface Job {
-  scenario: Scenario;
-  /** The scenario's place among all selected, from 0. */
-  place: number;
-  /** From 1, over all shards. */
-  index: number;
-  repeat: number;
-  cgroup: RunOptions["cgroup"][number] | undefined;
-  kernel: string | undefined;
+  #plan({ scenario, cgroup, kernel }: Job, now: Capabilities): Plan {
+    const { machine, allowHostOom, allowNodeOom, timeoutMs } = this.#options;
+    const planned = planScenario(scenario, now, {
+      runId: newRunId(),
+      machine,
+      allowHostOom: machine === "kubernetes" ? allowNodeOom : allowHostOom,
+      ...(cgroup === undefined ? {} : cgroup === "hybrid" ? { hybrid: true } : { cgroupVersion: cgroup }),
+      ...(kernel === undefined ? {} : { kernel }),
+      ...(timeoutMs === undefined ? {} : { timeoutMs }),
+    });
+    return this.#unreachable === null ? planned : { ...planned, skip: this.#unreachable };
+  }
+
+  /** Makes ready what VMs are made of; why those of some jobs cannot be made here, in words. */
+  async #lacks(jobs: readonly Job[]): Promise<Map<Job, string>> {
+    const lacks = new Map<Job, string>();
+    for (const job of jobs) {
+      const planned = this.#plan(job, this.#found);
+      if (planned.skip !== null || planned.machine !== "vm" || this.#streams.signal.aborted) continue;
+      const reason = await lacking(this.#vm, planned);
+      if (reason === null) continue;
+      const host =
+        this.#options.machine === "auto"
+          ? planScenario(job.scenario, this.#found, { runId: "", machine: "host" }).skip
+          : null;
+      lacks.set(job, host === null ? reason : `${host}; ${reason}`);
+    }
+    return lacks;
+  }
+
+  /** One scenario, tried again where that was asked for. `at`: its place among the jobs. */
+  async #runJob(
+    job: Job,
+    at: number,
+    lack: string | null,
+    { records, of }: { records: RecordFolder | null; of: number },
+  ): Promise<Verdict> {
+    const { retries, bail, shard } = this.#options;
+    const { signal } = this.#streams;
+    const earlier: Verdict[] = [];
+    for (let attempt = 1; ; attempt++) {
+      const first = at === 0 && attempt === 1;
+      const now = first || this.#unreachable !== null ? this.#found : await this.#host.probe();
+      const plan = this.#plan(job, { ...now, memAvailable: now.memAvailable - this.#reserved });
+      if (plan.machine === "vm" && plan.skip === null) plan.skip = lack;
+      const selection = { session: this.#id, index: job.index, of, shard: shard ?? null, repeat: job.repeat, attempt };
+      this.#reserved += plan.demand ?? 0;
+      let record: RunEvent[];
+      try {
+        record = await this.#attempt(plan, now, selection, records, this.#recordOf?.(at));
+      } finally {
+        this.#reserved -= plan.demand ?? 0;
+      }
+      const verdict = judge(record);
+      const { name, status, reason } = verdict;
+      if ((status === "failed" || status === "inconclusive") && attempt <= retries && !signal.aborted) {
+        this.#warn(`${name}: ${status} (${reason ?? ""}), tried again (${attempt} of ${retries})`);
+        earlier.push(verdict);
+        continue;
+      }
+      noteAttempts(verdict, earlier.length);
+      this.tell((reporter) => reporter.onScenarioEnd?.({ verdict, plan, record, earlier }));
+      if (bail && status !== "passed" && status !== "skipped") this.#stopped = true;
+      return verdict;
+    }
+  }
+
+  /** Runs one plan; its record, which is written as it happens. */
+  async #attempt(
+    plan: Plan,
+    caps: Capabilities,
+    selection: Selection,
+    records: RecordFolder | null,
+    as: { name: string; point: SweepPoint } | undefined,
+  ): Promise<RunEvent[]> {
+    this.tell((reporter) => reporter.onScenarioStart?.(plan));
+    const events: RunEvent[] = [];
+    const began = process.hrtime.bigint();
+    const file = records?.open(plan, selection, as?.name) ?? null;
+    let lost = false;
+    const emit = (body: RunEventBody): void => {
+      const event: RunEvent = {
+        line: events.length + 1,
+        t: Number((process.hrtime.bigint() - began) / 1000n),
+        ...body,
+      };
+      events.push(event);
+      if (file && !lost) {
+        try {
+          file.write(event);
+        } catch (error) {
+          lost = true;
+          this.#lose(`the record ${file.path} is incomplete: ${(error as Error).message}`);
+        }
+      }
+      this.tell((reporter) => reporter.onEvent?.(plan, event));
+    };
+    try {
+      emit({
+        type: "run",
+        schemaVersion: recordSchemaVersion,
+        oomlab: version(),
+        record: plan.top.name,
+        startedAt: new Date().toISOString(),
+        plan,
+        // A guest tells its own once it is up.
+        capabilities: plan.machine === "vm" ? null : caps,
+        selection,
+        ...(as === undefined ? {} : { point: as.point }),
+      });
+      // A record of what is skipped is its first event.
+      if (plan.skip === null) {
+        if (plan.machine === "vm") await this.#vm.run(plan, emit, this.#streams.signal);
+        else await this.#host.run(plan, caps, emit, this.#streams.signal);
+      }
+    } finally {
+      file?.close();
+      this.tell((reporter) => reporter.onAttemptEnd?.(plan));
+    }
+    return events;
+  }
 }
 
 /** Why the VM of a plan cannot be made here, in words, or null. */
@@ -317,91 +403,6 @@ async function lacking(vm: VmMachine, plan: Plan): Promise<string | null> {
 }
 
 const inWords = ({ message, hint }: MachineError): string => (hint === undefined ? message : `${message}: ${hint}`);
-
-/** Runs one plan and judges its record, written as it happens. */
-async function runPlanned(
-  plan: Plan,
-  caps: Capabilities,
-  { host, vm }: { host: Machine; vm: VmMachine },
-  context: RunContext,
-): Promise<{ verdict: Verdict; record: RunEvent[]; lost: boolean }> {
-  announce(context.all, context.warn, (reporter) => reporter.onScenarioStart?.(plan));
-  const events: RunEvent[] = [];
-  const began = process.hrtime.bigint();
-  const file = context.records === null ? null : recordFile(context.records, plan, context);
-  let lost = false;
-  const emit = (body: RunEventBody): void => {
-    const event: RunEvent = { line: events.length + 1, t: Number((process.hrtime.bigint() - began) / 1000n), ...body };
-    events.push(event);
-    if (file && !lost) {
-      try {
-        writeSync(file.fd, `${JSON.stringify(event)}\n`);
-      } catch (error) {
-        lost = true;
-        context.warn(`the record ${file.path} is incomplete: ${(error as Error).message}`);
-      }
-    }
-    announce(context.all, context.warn, (reporter) => reporter.onEvent?.(plan, event));
-  };
-  emit({
-    type: "run",
-    schemaVersion: recordSchemaVersion,
-    oomlab: version(),
-    record: plan.top.name,
-    startedAt: new Date().toISOString(),
-    plan,
-    // A guest tells its own once it is up.
-    capabilities: plan.machine === "vm" ? null : caps,
-    selection: context.selection,
-    ...(context.point === undefined ? {} : { point: context.point }),
-  });
-  try {
-    // A record of what was skipped is its first event.
-    if (plan.skip !== null) return { verdict: judge(events), record: events, lost };
-    if (plan.machine === "vm") await vm.run(plan, emit, context.signal);
-    else await host.run(plan, caps, emit, context.signal);
-  } finally {
-    if (file) closeSync(file.fd);
-    announce(context.all, context.warn, (reporter) => reporter.onAttemptEnd?.(plan));
-  }
-  return { verdict: judge(events), record: events, lost };
-}
-
-function recordFile(
-  folder: string,
-  plan: Plan,
-  { name, selection: { index, attempt } }: RunContext,
-): { path: string; fd: number } {
-  const slug = plan.name
-    .toLowerCase()
-    .replace(/[^a-z0-9]+/g, "-")
-    .replace(/^-|-$/g, "")
-    .slice(0, 60);
-  const stem = `${String(index).padStart(3, "0")}-${slug || "scenario"}-v${plan.cgroupVersion}`;
-  const retry = (of: number): string => join(folder, `${stem}-retry${of}.ndjson`);
-  const path =
-    name === undefined ? (attempt === 1 ? join(folder, `${stem}.ndjson`) : retry(attempt - 1)) : join(folder, name);
-  const fd = openSync(path, "w");
-  // A record that is written again leaves none of the attempts that followed the one of before.
-  if (name === undefined) for (let of = attempt; existsSync(retry(of)); of++) unlinkSync(retry(of));
-  return { path, fd };
-}
-
-/** Makes the folder for the records and proves that it can be written. */
-function openFolder(folder: string): string {
-  try {
-    makeFolder(folder);
-    const probe = join(folder, `.oomlab-${process.pid}`);
-    closeSync(openSync(probe, "w"));
-    unlinkSync(probe);
-    return folder;
-  } catch (error) {
-    throw new MachineError("OUTPUT", `records cannot be written to ${folder}: ${(error as Error).message}`, {
-      cause: error,
-      hint: "name a folder that you may write with --output DIR",
-    });
-  }
-}
 
 /** Whether a scenario is in a part: the i-th of n takes each n-th. */
 const inShard =

@@ -52,7 +52,7 @@ export function victimsOf(facts: Facts, kills: readonly OomKill[], counts: KillC
       const process = byPid(kill) ?? unseen(kill)?.process;
       if (process !== undefined) return process;
       const cgroup = cgroups.accountOf(cgroups.at(kill.taskMemcg) ?? "", planned(facts));
-      const inside = plan.processes.filter((candidate) => (candidate.cgroup ?? "") === cgroup);
+      const inside = plan.processes.filter((candidate) => cgroupsOf(facts, candidate).includes(cgroup));
       return inside.length === 1 ? (inside[0]?.name ?? null) : null;
     },
   };
@@ -63,13 +63,14 @@ export function victimsOf(facts: Facts, kills: readonly OomKill[], counts: KillC
  * no cgroup. It is a child of the only process in the only cgroup that counts kills, if the whole machine (/proc/vmstat)
  * counts no other.
  */
-function parentOfUnseen({ events, plan }: Facts, counts: KillCounts): { process: string; lines: number[] } | null {
+function parentOfUnseen(facts: Facts, counts: KillCounts): { process: string; lines: number[] } | null {
+  const { events, plan } = facts;
   const told = eventsOf(events, "vmstat").filter(({ oomKill }) => oomKill !== null);
   const [before, after] = [told.find(({ moment }) => moment === "before"), told.at(-1)];
   const [grown, ...others] = [...counts].filter(([, { count }]) => count > 0);
   if (before?.oomKill == null || after?.oomKill == null || grown === undefined || others.length > 0) return null;
   const [cgroup, { count }] = grown;
-  const [parent, ...siblings] = plan.processes.filter((process) => process.cgroup === cgroup);
+  const [parent, ...siblings] = plan.processes.filter((process) => cgroupsOf(facts, process).includes(cgroup));
   if (parent?.forks !== true || siblings.length > 0 || after.oomKill - before.oomKill !== count) return null;
   return { process: parent.name, lines: [before.line, after.line] };
 }

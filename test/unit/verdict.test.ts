@@ -137,6 +137,25 @@ describe("the kernel log", () => {
     expect(verdict.observed?.foreignKills).toHaveLength(1);
   });
 
+  test("that names a pid nobody saw is of the only process that was ever in its cgroup, moved there or not", () => {
+    const verdict = judge(
+      changed((event) => {
+        if (event.type === "run") {
+          for (const process of event.plan.processes)
+            Object.assign(process, { forks: true, program: "command", bytes: null, cgroup: "pod" });
+          event.plan.steps = [{ do: "move", process: "hog", cgroup: "pod/app", line: 1, column: 1 }];
+          event.plan.expect.exit = [];
+        }
+        if (event.type === "process-exit") return { ...event, signal: null, code: 0 };
+        if (event.type === "worker" || event.type === "procs") return null;
+        return event.type === "kmsg"
+          ? { ...event, text: event.text.replace(/Killed process \d+/, "Killed process 1").replace(/pid=\d+/, "pid=1") }
+          : event;
+      }),
+    );
+    expect(verdict).toMatchObject({ status: "passed", observed: { kills: [{ process: "hog", limit: "pod/app" }] } });
+  });
+
   /** The victim is a child that nobody has seen, its report's head lost; `more` kills happened elsewhere. */
   const unseen = (more: number): Verdict =>
     judge(
