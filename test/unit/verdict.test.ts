@@ -153,7 +153,9 @@ describe("the kernel log", () => {
           : event;
       }),
     );
-    expect(verdict).toMatchObject({ status: "passed", observed: { kills: [{ process: "hog", limit: "pod/app" }] } });
+    expect(verdict.observed?.kills).toMatchObject([
+      { process: "hog", limit: "pod/app", witnesses: ["kmsg", "counters"] },
+    ]);
   });
 
   /** The victim is a child that nobody has seen, its report's head lost; `more` kills happened elsewhere. */
