@@ -15,6 +15,7 @@ import {
   regexp,
   shard,
   size,
+  someTime,
   steps,
 } from "./cli/arguments.ts";
 import { incomplete, standardStreams } from "./cli/streams.ts";
@@ -26,16 +27,17 @@ export { isWritten } from "./cli/streams.ts";
 /** Runs one command line (without node and script); resolves to its exit status. */
 export async function main(argv: string[]): Promise<number> {
   if (argv[0] === "stress") return (await import("./cli/stress.ts")).stress(argv.slice(1));
-  const interrupt = new AbortController();
-  const streams = standardStreams(interrupt.signal);
+  const { streams, release } = standardStreams();
   let status = 0;
-  const program = commands(streams, interrupt, (code) => {
+  const program = commands(streams, (code) => {
     status = code;
   });
   try {
     await program.parseAsync(argv, { from: "user" });
   } catch (error) {
     status = tell(error, streams);
+  } finally {
+    release();
   }
   const why = await incomplete();
   if (why === null) return status;
@@ -64,7 +66,7 @@ function tell(error: unknown, { stderr }: Streams): number {
 }
 
 /** The commands with their options. `exit` is called with a command's exit status. */
-export function commands(streams: Streams, interrupt: AbortController, exit: (status: number) => void): Command {
+export function commands(streams: Streams, exit: (status: number) => void): Command {
   const program = new Command("oomlab")
     .description("An OOM lab for Linux: make the memory limit, apply the pressure, prove which OOM kill followed.")
     .version(version(), "-V, --version")
@@ -95,7 +97,7 @@ export function commands(streams: Streams, interrupt: AbortController, exit: (st
     .option("-g, --grep <regexp>", "only scenarios whose name matches", regexp)
     .option("--tag <tag>", "only scenarios with this tag; repeatable", collect, [] as string[])
     .option("-j, --jobs <n>", "run so many at a time", count("--jobs"), 1)
-    .option("--timeout <duration>", "for each scenario, e.g. 30s (default: 60s)", duration)
+    .option("--timeout <duration>", "for each scenario, e.g. 30s (default: 60s)", someTime)
     .option("--retries <n>", "run a scenario that does not pass again", natural("--retries"), 0)
     .option("--repeat-each <n>", "run each scenario so many times", count("--repeat-each"), 1)
     .option("-x", "stop after the first scenario that does not pass")
@@ -109,13 +111,8 @@ export function commands(streams: Streams, interrupt: AbortController, exit: (st
     .option("--allow-node-oom", "machine kubernetes: run on the node what could drain it")
     .option("-v, --verbose", "say more on stderr")
     .action(async (paths: string[], flags: RunFlags) => {
-      const stop = handleSignals(interrupt);
       const run = async (): Promise<number> => (await import("./api.ts")).run(runOptions(paths, flags), streams);
-      try {
-        exit(await (flags.dryRun ? soonOver(run) : run()));
-      } finally {
-        stop();
-      }
+      exit(await (flags.dryRun ? soonOver(run) : run()));
     });
 
   const grid = (command: Command): Command =>
@@ -130,7 +127,7 @@ export function commands(streams: Streams, interrupt: AbortController, exit: (st
       .option("--steps <n>", "values of a range, for each --vary: 20 or 20,5 (default: 10)", steps)
       .addOption(new Option("--scale <name>", "how a range is divided").choices(["linear", "log"]).default("linear"))
       .option("-g, --grep <regexp>", "the scenario of that name, where the file holds several", regexp)
-      .option("--timeout <duration>", "for each point, e.g. 90s (default: 60s)", duration)
+      .option("--timeout <duration>", "for each point, e.g. 90s (default: 60s)", someTime)
       .option("--cgroup <version>", "v1 or v2", cgroupVersion)
       .addOption(
         new Option("--reporter <name[=file]>", "terminal, csv, json, html; repeatable; without =file on stdout")
@@ -153,22 +150,17 @@ export function commands(streams: Streams, interrupt: AbortController, exit: (st
     .option("--list", "list the points, run nothing")
     .option("-v, --verbose", "say more on stderr")
     .action(async (path: string, flags: SweepFlags) => {
-      const stop = handleSignals(interrupt);
-      try {
-        const options = {
-          ...gridOptions(path, flags),
-          machine: flags.machine,
-          jobs: flags.jobs,
-          allowHostOom: flags.allowHostOom ?? false,
-          list: flags.list ?? false,
-          verbose: flags.verbose ?? false,
-          ...(flags.kernel === undefined ? {} : { kernel: flags.kernel }),
-          ...(flags.output === undefined ? {} : { output: flags.output }),
-        };
-        exit(await (await import("./api.ts")).sweep(options, streams));
-      } finally {
-        stop();
-      }
+      const options = {
+        ...gridOptions(path, flags),
+        machine: flags.machine,
+        jobs: flags.jobs,
+        allowHostOom: flags.allowHostOom ?? false,
+        list: flags.list ?? false,
+        verbose: flags.verbose ?? false,
+        ...(flags.kernel === undefined ? {} : { kernel: flags.kernel }),
+        ...(flags.output === undefined ? {} : { output: flags.output }),
+      };
+      exit(await (await import("./api.ts")).sweep(options, streams));
     });
 
   grid(
@@ -181,19 +173,14 @@ export function commands(streams: Streams, interrupt: AbortController, exit: (st
     .option("--stall <duration>", "how long the kernel tries to reclaim before it kills (default: the VM's)", duration)
     .option("--touch-rate <rate>", "how fast memory is taken at most (default: the VM's)", rate)
     .action(async (path: string, flags: PredictFlags) => {
-      const stop = handleSignals(interrupt);
-      try {
-        const { workingSet, reserve, stall, touchRate } = flags;
-        const node = {
-          ...(workingSet === undefined ? {} : { workingSet }),
-          ...(reserve === undefined ? {} : { reserve, reserveShare: 0 }),
-          ...(stall === undefined ? {} : { stallMs: stall }),
-          ...(touchRate === undefined ? {} : { touchRate }),
-        };
-        exit(await (await import("./api.ts")).predict({ ...gridOptions(path, flags), node }, streams));
-      } finally {
-        stop();
-      }
+      const { workingSet, reserve, stall, touchRate } = flags;
+      const node = {
+        ...(workingSet === undefined ? {} : { workingSet }),
+        ...(reserve === undefined ? {} : { reserve, reserveShare: 0 }),
+        ...(stall === undefined ? {} : { stallMs: stall }),
+        ...(touchRate === undefined ? {} : { touchRate }),
+      };
+      exit(await (await import("./api.ts")).predict({ ...gridOptions(path, flags), node }, streams));
     });
 
   program
@@ -222,12 +209,7 @@ export function commands(streams: Streams, interrupt: AbortController, exit: (st
     )
     .option("--exec <command>", "run a program, with arguments, for each kill: the kill as JSON on its standard input")
     .action(async (flags: { reporter: string; since: string; exec?: string }) => {
-      const stop = handleSignals(interrupt);
-      try {
-        exit(await (await import("./cli/watch.ts")).watch(flags, streams));
-      } finally {
-        stop();
-      }
+      exit(await (await import("./cli/watch.ts")).watch(flags, streams));
     });
 
   program
@@ -400,15 +382,5 @@ function runOptions(paths: string[], flags: RunFlags): RunOptions {
     ...(flags.timeout === undefined ? {} : { timeoutMs: flags.timeout }),
     ...(flags.output === undefined ? {} : { output: flags.output }),
     ...(flags.shard ? { shard: flags.shard } : {}),
-  };
-}
-
-/** Ctrl-C and the like end the run in order: everything is removed, what was seen is reported. Returns how to stop listening. */
-function handleSignals(interrupt: AbortController): () => void {
-  const signals: NodeJS.Signals[] = ["SIGINT", "SIGTERM", "SIGHUP"];
-  const listener = (signal: NodeJS.Signals): void => interrupt.abort(signal);
-  for (const signal of signals) process.on(signal, listener);
-  return () => {
-    for (const signal of signals) process.removeListener(signal, listener);
   };
 }

@@ -66,8 +66,10 @@ export async function openReporters(
 }
 
 export interface OutputUse {
-  /** Files that are read meanwhile. */
+  /** Files that are read meanwhile; `-` is none. */
   inputs?: readonly string[];
+  /** The folder that records (*.ndjson) are written to meanwhile. */
+  records?: string;
   /** A file that nothing is written to stays as it was, or missing; else it is empty then. */
   dryRun?: boolean;
 }
@@ -87,7 +89,7 @@ export function openOutputs(
   specs: readonly string[],
   names: readonly string[],
   streams: Streams,
-  { inputs = [], dryRun = false }: OutputUse = {},
+  { inputs = [], records, dryRun = false }: OutputUse = {},
 ): OpenOutputs {
   const named = (specs.length > 0 ? specs : ["terminal"]).map((spec) => {
     const [name = "", ...rest] = spec.split("=");
@@ -102,13 +104,15 @@ export function openOutputs(
     .toSorted((a, b) => Number(shares(a)) - Number(shares(b)));
   if (document !== undefined && other !== undefined && !shares(document))
     throw new UsageError(`${document} and ${other} cannot both be on standard output: name a file, ${document}=FILE`);
-  const taken = new Map(inputs.map((path) => [placeOf(path), "is read"]));
+  const taken = new Map(inputs.filter((path) => path !== "-").map((path) => [placeOf(path), "is read"]));
   for (const { name, path } of named) {
     if (path === null || !isPlain(path)) continue;
     const other = taken.get(placeOf(path));
     if (other !== undefined)
       throw new UsageError(`--reporter ${name}=${path} would overwrite what ${other}: name another file`);
     taken.set(placeOf(path), `--reporter ${name} writes`);
+    if (records !== undefined && path.endsWith(".ndjson") && placeOf(dirname(path)) === placeOf(records))
+      throw new UsageError(`--reporter ${name}=${path} would stand among the records: name another folder`);
   }
   const files: { fd: number; path: string; made: boolean; empty: () => void; written: boolean }[] = [];
   const close = (): void => {

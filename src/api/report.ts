@@ -31,12 +31,13 @@ export async function report(
     throw new UsageError("name the records to report: oomlab report RECORD...", {
       hint: "`oomlab run --output DIR` writes them",
     });
-  const files = [...new Set(paths.flatMap(recordFiles))];
+  const warn = (message: string): void => streams.stderr.write(`oomlab: ${message}\n`);
+  const files = [...new Set(paths.flatMap((path) => recordFiles(path, merge, warn)))];
+  if (files.length === 0) throw noRecords(paths.join(", "));
   const stdin = files.includes("-") && streams.stdin ? await streams.stdin() : "";
   const read = (file: string): RunEvent[][] => (file === "-" ? parseRecords(stdin, file) : readRecords(file));
   const heads = files.flatMap((file) => read(file).map((events, position) => headOf(file, position, events)));
   const { records, superseded, missing } = selectRecords(heads, merge);
-  const warn = (message: string): void => streams.stderr.write(`oomlab: ${message}\n`);
   const notes = [...missing];
   if (superseded > 0)
     notes.push(
@@ -88,18 +89,27 @@ export function noteAttempts(verdict: Verdict, before: number): void {
   if (before > 0 && verdict.status === "passed") verdict.notes.push(`passed at attempt ${before + 1}`);
 }
 
-function recordFiles(path: string): string[] {
-  if (path === "-" || !statSync(path, { throwIfNoEntry: false })?.isDirectory()) return [path];
+/** `merge`: a folder without records, or none at all, may be that of a shard that had nothing to do. */
+function recordFiles(path: string, merge: boolean, warn: (message: string) => void): string[] {
+  if (path === "") throw new UsageError('"" names no record: expected a file, a folder, or - for standard input');
+  const found = path === "-" ? undefined : statSync(path, { throwIfNoEntry: false });
+  if (found === undefined && merge && path !== "-" && !path.endsWith(".ndjson")) {
+    warn(`there is no ${path}: taken for a shard that had no scenario`);
+    return [];
+  }
+  if (!found?.isDirectory()) return [path];
   const files = readdirSync(path, { recursive: true, encoding: "utf8" })
     .filter((name) => name.endsWith(".ndjson"))
     .toSorted()
     .map((name) => join(path, name));
-  if (files.length === 0)
-    throw new UsageError(`the folder ${path} holds no record: expected files that end in .ndjson`, {
-      hint: "`oomlab run --output DIR` writes them",
-    });
+  if (files.length === 0 && !merge) throw noRecords(path);
   return files;
 }
+
+const noRecords = (where: string): UsageError =>
+  new UsageError(`the folder ${where} holds no record: expected files that end in .ndjson`, {
+    hint: "`oomlab run --output DIR` writes them",
+  });
 
 function readRecords(path: string): RunEvent[][] {
   let text: string;

@@ -77,7 +77,11 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
   }
   const info = { version: version(), scenarios: 0, notes: [], missing: [] };
   // Where nothing is run, the reports of the last time stay.
-  const outputs = await openReporters(options.reporters, streams, info, { dryRun: options.dryRun });
+  const outputs = await openReporters(options.reporters, streams, info, {
+    inputs: found.map(({ file }) => file),
+    ...(options.output === undefined ? {} : { records: options.output }),
+    dryRun: options.dryRun,
+  });
   try {
     return await runScenarios(selected, options, streams, { info, reporters: outputs.reporters });
   } finally {

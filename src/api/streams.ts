@@ -9,7 +9,8 @@ export interface Streams {
   stdin?: () => Promise<string>;
   /** A GitHub job: the file of its summary, how it names a file of the repository, whether it reads standard output. */
   github?: { summary?: string; fileName(file: string): string; isRunner: boolean };
-  signal: AbortSignal;
+  /** That the run is to end; whoever has looked at it removes what was made. */
+  readonly signal: AbortSignal;
 }
 
 /** oomlab's version, from package.json. */

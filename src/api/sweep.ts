@@ -152,7 +152,10 @@ export async function sweep(options: SweepOptions, streams: Streams): Promise<nu
     return 0;
   }
   const folder = options.output ?? `sweep-${plain(swept.base.name).toLowerCase()}`;
-  const { outputs, close } = openOutputs(options.reporters, Object.keys(sweepReporters), streams);
+  const { outputs, close } = openOutputs(options.reporters, Object.keys(sweepReporters), streams, {
+    inputs: [options.path],
+    records: folder,
+  });
   try {
     const outcomes = new Map<string, { outcome: Outcome; record: RunEvent[] | null }>();
     const machines: NonNullable<SweepInfo["machine"]>[] = [];
@@ -288,7 +291,9 @@ export async function predict(options: PredictOptions, streams: Streams): Promis
   const count = pointCount(axes);
   if (count > mostPredicted)
     throw new UsageError(`${count} points are more than the ${mostPredicted} that are reckoned`);
-  const { outputs, close } = openOutputs(options.reporters, Object.keys(sweepReporters), streams);
+  const { outputs, close } = openOutputs(options.reporters, Object.keys(sweepReporters), streams, {
+    inputs: [options.path],
+  });
   try {
     const reporters = await makeReporters(outputs, axes);
     const wantsPolls = outputs.some(({ name }) => name === "json" || name === "html");

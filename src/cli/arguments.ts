@@ -21,12 +21,13 @@ export function cgroupVersion(value: string): 1 | 2 {
 
 /** `v1,v2,hybrid`. */
 export function cgroupVersions(value: string): RunOptions["cgroup"] {
-  return value.split(",").map((word) => {
+  const versions = value.split(",").map((word) => {
     if (word === "v1") return 1;
     if (word === "v2") return 2;
     if (word === "hybrid") return word;
     throw new InvalidArgumentError("Expected v1, v2, hybrid, or several of them: v1,v2.");
   });
+  return [...new Set(versions)];
 }
 
 /** A whole number from `least`, of six digits at most. */
@@ -69,7 +70,16 @@ const as =
     }
   };
 
-export const regexp: (value: string) => RegExp = as((text) => new RegExp(text));
+export const regexp: (value: string) => RegExp = as((text) => {
+  if (text === "") throw new TypeError("Expected a pattern; got nothing.");
+  return new RegExp(text);
+});
+/** `30s`, in milliseconds, more than 0. */
+export const someTime: (value: string) => number = as((text) => {
+  const ms = parseDuration(text);
+  if (ms === 0) throw new TypeError("Expected a duration more than 0.");
+  return ms;
+});
 /** `30s`, in milliseconds. */
 export const duration: (value: string) => number = as(parseDuration);
 /** `64Mi`, in bytes. */

@@ -75,7 +75,8 @@ function valuesOf({ flags, long, description }: Option, choices: readonly string
     const names = (description.split(";", 1)[0] ?? "").split(", ");
     return { kind: "words", words: [...names, ...names.map((word) => `${word}=`)] };
   }
-  if (long === "--cgroup") return { kind: "words", words: name === "version" ? ["v1", "v2"] : ["v1", "v2", "v1,v2"] };
+  if (long === "--cgroup")
+    return { kind: "words", words: name === "version" ? ["v1", "v2"] : ["v1", "v2", "hybrid", "v1,v2"] };
   return /path|dir|file|program/.test(name) ? { kind: "files" } : { kind: "any" };
 }
 

@@ -60,7 +60,7 @@ export async function explain(
       wrote: () => out.wrote(),
     });
   } catch (error) {
-    const name = file === "-" ? "on standard input" : file;
+    const name = file === "-" ? "on standard input" : file === "" ? '""' : file;
     throw new OomlabError("LOG_UNREADABLE", `the log ${name} cannot be read: ${(error as Error).message}`, {
       exitCode: 2,
       cause: error,

@@ -6,8 +6,11 @@ import type { Streams } from "../api.ts";
 import { printable } from "../printable.ts";
 import { createWindow } from "./window.ts";
 
-/** This process's streams; `signal` says that the run is to end. */
-export function standardStreams(signal: AbortSignal): Streams {
+/**
+ * This process's streams. From the first look at `signal` on, Ctrl-C and the like are told by it, so that what was made
+ * is removed; before, and after `release`, they end the process as ever.
+ */
+export function standardStreams(): { streams: Streams; release: () => void } {
   const { env } = process;
   const terminal = isTerminal() && env["TERM"] !== "dumb";
   const forced = env["FORCE_COLOR"];
@@ -15,7 +18,10 @@ export function standardStreams(signal: AbortSignal): Streams {
   const colors = forced === undefined || forced === "" ? terminal && !env["NO_COLOR"] : forced !== "0";
   const live = terminal && !env["CI"];
   const window = createWindow((text) => write("stdout", text));
-  return {
+  const interrupt = new AbortController();
+  const abort = (signal: NodeJS.Signals): void => interrupt.abort(signal);
+  let listening = false;
+  const streams: Streams = {
     stdout: {
       write: (text) => window.above(() => write("stdout", text)),
       colors,
@@ -45,9 +51,21 @@ export function standardStreams(signal: AbortSignal): Streams {
       fileName: (file) => inRepository(file, env["GITHUB_WORKSPACE"]),
       isRunner: env["GITHUB_ACTIONS"] === "true",
     },
-    signal,
+    get signal() {
+      if (!listening) for (const name of ending) process.on(name, abort);
+      listening = true;
+      return interrupt.signal;
+    },
+  };
+  return {
+    streams,
+    release: () => {
+      for (const name of ending) process.removeListener(name, abort);
+    },
   };
 }
+
+const ending: readonly NodeJS.Signals[] = ["SIGINT", "SIGTERM", "SIGHUP"];
 
 /** A file as GitHub names it: from the root of the checkout, where it lies below it. */
 function inRepository(file: string, root: string | undefined): string {

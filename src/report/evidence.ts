@@ -116,6 +116,9 @@ export function counterOf({ name }: Check, cgroups: readonly string[]): string |
   return cgroup === undefined ? undefined : name.slice(`counters.${cgroup}.`.length);
 }
 
+/** A line for people; of what a process wrote the end tells most. */
+const clip = (text: string): string => (text.length <= 600 ? text : `${text.slice(0, 200)} ... ${text.slice(-395)}`);
+
 /** The lines that a check cites, the most telling first, in words. */
 export function evidenceWords(
   check: Check,
@@ -139,5 +142,5 @@ export function evidenceWords(
   return cited
     .toSorted((a, b) => weight(a) - weight(b) || a.line - b.line)
     .slice(0, most)
-    .map((event) => `${event.line}: ${eventWords(event, key)}`);
+    .map((event) => `${event.line}: ${clip(eventWords(event, key))}`);
 }

@@ -77,7 +77,8 @@ function missingOf(heads: readonly RecordHead[]): string[] {
     const absent = of - new Set(group.map(({ index }) => index)).size;
     if (absent <= 0) return [];
     const seen = new Set(group.map(({ shard }) => shard?.index ?? 1));
-    const shards = Array.from({ length: parts }, (_, at) => at + 1).filter((at) => !seen.has(at));
+    // With more shards than scenarios the last have nothing to do.
+    const shards = Array.from({ length: Math.min(parts, of) }, (_, at) => at + 1).filter((at) => !seen.has(at));
     const which = shards.length === 0 ? "" : ` (shard ${shards.map((at) => `${at}/${parts}`).join(", ")})`;
     return [`no record of ${absent} of ${of} scenarios${which}`];
   });

@@ -147,11 +147,11 @@ async function walk(
   const names = (await readdir(absolute)).filter((name) => !name.startsWith(".") && name !== "node_modules");
   for (const name of names.toSorted(byBytes)) {
     const path = `${folder === "/" ? "" : folder}/${name}`;
-    // A dangling link with a scenario's name is told when it is read.
+    // A dangling link with a scenario's name is told when it is read; pipes and devices are read only by their own name.
     const found = await stat(resolve(absolute, name)).catch(() => undefined);
     if (found?.isDirectory() === true)
       files.push(...(await walk(path, resolve(absolute, name), [...above, real], problems)));
-    else if (SCENARIO_FILE.test(name)) files.push(path);
+    else if (SCENARIO_FILE.test(name) && found?.isFile() !== false) files.push(path);
   }
   return files;
 }

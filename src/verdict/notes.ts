@@ -39,11 +39,16 @@ function slowNotes(facts: Facts): string[] {
     .map(({ name }) => `${name} was slower than its stated rate`);
 }
 
-function machineNotes({ plan, events }: Facts): string[] {
+function machineNotes({ plan, events, sent }: Facts): string[] {
   const notes: string[] = [];
   const timeout = eventsOf(events, "timeout")[0];
   if (plan.vm?.hybrid === true) notes.push("both cgroup versions are mounted (hybrid)");
-  if (timeout) notes.push(`it was ended by its timeout of ${timeout.ms} ms`);
+  if (timeout)
+    notes.push(
+      sent.some(({ why }) => why === "timeout")
+        ? `it was ended by its timeout of ${timeout.ms} ms`
+        : `its timeout of ${timeout.ms} ms was over, and nothing had to be ended`,
+    );
   for (const event of eventsOf(events, "write"))
     if (event.note)
       notes.push(`${event.file} of ${event.cgroup || "the run's cgroup"}: ${event.value} written, ${event.note}`);

@@ -195,6 +195,18 @@ describe("bad ends", needs(canRun), () => {
     expect(leftovers()).toEqual([]);
   });
 
+  test.each(["run", "predict", "sweep"])("%s that waits for its scenario is ended by a signal", async (command) => {
+    const fifo = join(folder, `pipe-${command}.yaml`);
+    await execa("mkfifo", [fifo]);
+    const run = start([command, fifo, ...(command === "run" ? [] : ["--vary", "process.rate=1Mi/s..2Mi/s"])]);
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    run.kill("SIGTERM");
+    expect(await run.ended).toMatchObject({ signal: "SIGTERM", stdout: "", stderr: "" });
+    // Of a folder, a pipe is not read.
+    const none = await oomlab(["validate", folder, "nothing.yaml"]);
+    expect(none.stderr).toContain("nothing.yaml: no such file");
+  });
+
   test("Ctrl-C says in the reports what was not run", async () => {
     const path = join(folder, "two.yaml");
     const scenario = (name: string): string =>

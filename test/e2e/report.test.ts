@@ -65,6 +65,16 @@ describe("report", () => {
     expect(existsSync(both)).toBe(false);
   });
 
+  test("never writes over the scenario that is run, nor among its records", async () => {
+    const path = file("kept.yaml", scenarios(["kept"]));
+    const over = await oomlab(["run", path, "--reporter", `json=${path}`]);
+    expect([over.exitCode, over.stderr]).toEqual([2, expect.stringContaining("would overwrite what is read")]);
+    expect(readFileSync(path, "utf8")).toBe(scenarios(["kept"]));
+    const among = join(folder, "among", "001-kept-v1.ndjson");
+    const record = await oomlab(["run", path, "--output", join(folder, "among"), "--reporter", `html=${among}`]);
+    expect([record.exitCode, record.stderr]).toEqual([2, expect.stringContaining("would stand among the records")]);
+  });
+
   test("leaves a report of before as it is where a dry run has nothing to say in it", async () => {
     const old = file("old.html", "of before");
     const missing = join(folder, "missing.html");
@@ -193,7 +203,15 @@ describe("shards and attempts", needs(canRun), () => {
 
   test("a shard that gets none of the scenarios is no failure; what -x left out is told in the reports", async () => {
     const path = file("few.yaml", scenarios(["a", "b"], "expect: { oom: memcg }"));
-    expect((await oomlab(["run", path, "--shard", "5/5", "--reporter", "json"])).exitCode).toBe(0);
+    const shard = (part: string): string => join(folder, "few", part.replace("/", "-"));
+    expect((await oomlab(["run", path, "--shard", "5/5", "--output", shard("5/5")])).exitCode).toBe(0);
+    await oomlab(["run", path, "--shard", "1/5", "--output", shard("1/5")]);
+    const merged = await oomlab(["report", "--merge", shard("1/5"), shard("5/5"), shard("4/5"), "--reporter", "json"]);
+    expect([merged.stderr, JSON.parse(merged.stdout).summary]).toEqual([
+      `oomlab: there is no ${shard("4/5")}: taken for a shard that had no scenario\noomlab: no record of 1 of 2 scenarios (shard 2/5)`,
+      expect.objectContaining({ failed: 1 }),
+    ]);
+    expect((await oomlab(["report", "--merge", shard("5/5")])).stderr).toContain("5-5 holds no record");
     const { stdout, exitCode } = await oomlab(["run", path, "-x", "--reporter", "json"]);
     expect(exitCode).toBe(1);
     expect(JSON.parse(stdout)).toMatchObject({
@@ -279,6 +297,7 @@ expect: { exit: { talker: 0 } }
     const kept = JSON.parse(
       `[${readFileSync(join(output, "001-words-v1.ndjson"), "utf8").trim().split("\n").join(",")}]`,
     ) as { type: string; text?: string }[];
+    for (const line of stdout.split("\n")) expect(line.length).toBeLessThan(1000);
     const text = kept.flatMap((event) => (event.type === "output" ? (event.text ?? "") : [])).join("");
     expect(text).toMatch(/^filling line\n[^]*characters are left out[^]*<gone>\n$/);
     expect(text.length).toBeLessThan(100_000);

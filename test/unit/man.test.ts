@@ -12,7 +12,7 @@ const silent: Streams = {
   stdin: async () => "",
   signal: new AbortController().signal,
 };
-const program = commands(silent, new AbortController(), () => undefined);
+const program = commands(silent, () => undefined);
 
 test("the manual page is what the commands' tables say (vitest -u writes it)", async () => {
   await expect(manPage(program, version())).toMatchFileSnapshot("../../docs/oomlab.1");
