@@ -10,9 +10,8 @@ import { type LaidPods, layPods, memoryFor, memTotalOf, type PlannedPods, type P
 import { planProcess } from "./plan/processes.ts";
 import { effectiveLimit } from "./plan/tree.ts";
 import { hierarchyOf, usesV1Names } from "./plan/versions.ts";
-import { leastVmMemory, vmCapabilities, vmDemand, vmMemory, type VmSpec, vmSpec } from "./plan/vm.ts";
+import { vmCapabilities, vmDemand, vmMemory, vmProblem, type VmSpec, vmSpec } from "./plan/vm.ts";
 import type { Comparison, Expectations, ProcessSpec, Scenario, Step } from "./scenario/index.ts";
-import { formatBytes } from "./units.ts";
 
 export { memTotalOf, type PlannedPods, type PlannedVolume, relayPlan, turnsOf } from "./plan/pods.ts";
 export { directoryOf } from "./plan/tree.ts";
@@ -248,8 +247,10 @@ function planInVm(given: Scenario, host: Capabilities, options: PlanOptions): Pl
   const short = shortOf(demand, host);
   const { kernel } = scenario.machine;
   let { skip } = plan;
-  if (memory < leastVmMemory)
-    skip = `the VM's ${formatBytes(memory)} are too little: its kernel and the engine in it need ${formatBytes(leastVmMemory)}`;
+  const problem = vmProblem(spec);
+  if (problem !== null) skip = problem;
+  else if (version === 1 && !hybrid && scenario.machine.mountOptions.length > 0)
+    skip ??= `its mountOptions are of cgroup2's mount, and it runs on cgroup v1`;
   else if (options.kernel !== undefined && kernel !== null && !kernelMatches(options.kernel, kernel))
     skip ??= `it states kernel ${kernel}, and --kernel ${options.kernel} was asked for`;
   else if (short !== null) skip ??= `its VM takes ${short}`;

@@ -91,7 +91,9 @@ export function judge(events: readonly RunEvent[]): Verdict {
     return skippedVerdict(run.plan, run.plan.machine === "host" ? (run.capabilities?.kernel ?? null) : null);
   const facts = factsOf(run, events);
   const found = oomKillsOf(facts);
-  const checks = [...expectationChecks(facts, found), ...found.doubts, ...workloadChecks(facts, found.kills)];
+  const workloads = workloadChecks(facts, found.kills);
+  const unreached = workloads.some(({ status }) => status === "inconclusive");
+  const checks = [...expectationChecks(facts, found, unreached), ...found.doubts, ...workloads];
   const notes = notesOf(facts, found);
   const base = {
     ...identity(facts.plan, kernelOf(facts)),
@@ -150,7 +152,9 @@ function outcomeOf({ events, whole }: Facts, checks: readonly Check[]): Pick<Ver
   if (!whole) return { status: "errored", reason: "the record breaks off before the run's end" };
   const failed = checks.find((check) => check.status === "failed");
   if (failed) return { status: "failed", reason: sentence(failed) };
-  const open = checks.find((check) => check.status === "inconclusive");
+  const unproven = checks.filter((check) => check.status === "inconclusive");
+  // That a worker gave up is why the others are open.
+  const open = unproven.find(({ name }) => name.startsWith("workload.")) ?? unproven[0];
   if (open) return { status: "inconclusive", reason: sentence(open) };
   return { status: "passed", reason: null };
 }

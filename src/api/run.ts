@@ -327,7 +327,7 @@ class Session {
       }
       const verdict = judge(record);
       const { name, status, reason } = verdict;
-      if ((status === "failed" || status === "inconclusive") && attempt <= retries && !signal.aborted) {
+      if (status !== "passed" && status !== "skipped" && attempt <= retries && !signal.aborted) {
         this.#warn(`${name}: ${status} (${reason ?? ""}), tried again (${attempt} of ${retries})`);
         earlier.push(verdict);
         continue;

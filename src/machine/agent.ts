@@ -36,14 +36,17 @@ export const agentProtocol = 3;
 
 export const encode = (message: Order | Answer): string => `${JSON.stringify(message)}\n`;
 
-/** Cuts what comes in into lines; what is half a line waits for its rest. */
-export function lineSplitter(take: (line: string) => void): { push(text: string): void; rest(): string } {
+/** Cuts what comes in into lines; what is half a line waits for its rest. Of a line longer than `most` the beginning is kept. */
+export function lineSplitter(
+  take: (line: string) => void,
+  most: number = Number.POSITIVE_INFINITY,
+): { push(text: string): void; rest(): string } {
   let rest = "";
   return {
     push(text) {
       const lines = (rest + text).split("\n");
-      rest = lines.pop() ?? "";
-      for (const line of lines) take(line);
+      rest = (lines.pop() ?? "").slice(0, most);
+      for (const line of lines) take(line.slice(0, most));
     },
     rest: () => rest,
   };

@@ -83,8 +83,15 @@ export function recall(name: string, state: string | null): string | null {
 export function remember(name: string, state: string, value: string): void {
   const path = join(cacheFolder(), `${name}.note`);
   mkdirSync(cacheFolder(), { recursive: true });
-  writeFileSync(`${path}.${process.pid}`, JSON.stringify({ state, value } satisfies Note));
-  renameSync(`${path}.${process.pid}`, path);
+  const fresh = `${path}.${process.pid}`;
+  try {
+    writeFileSync(fresh, JSON.stringify({ state, value } satisfies Note));
+    if (statSync(path, { throwIfNoEntry: false })?.isDirectory()) rmSync(path, { recursive: true });
+    renameSync(fresh, path);
+  } catch (error) {
+    rmSync(fresh, { force: true });
+    throw unwritable(error);
+  }
 }
 
 interface Note {
@@ -178,7 +185,11 @@ export function emptyCache(): { path: string; size: number }[] {
     const size = statSync(path).isDirectory()
       ? filesOf(path).reduce((sum, file) => sum + statSync(join(path, file)).size, 0)
       : statSync(path).size;
-    rmSync(path, { recursive: true, force: true });
+    try {
+      rmSync(path, { recursive: true, force: true });
+    } catch (error) {
+      throw unwritable(error);
+    }
     return { path, size };
   });
 }
@@ -188,12 +199,15 @@ function newFolder(parent: string, name: string): string {
     mkdirSync(parent, { recursive: true });
     return mkdtempSync(join(parent, `.${name}-${process.pid}-`));
   } catch (error) {
-    throw new MachineError("CACHE", `the cache ${cacheFolder()} cannot be written: ${(error as Error).message}`, {
-      cause: error,
-      hint: "name another folder in XDG_CACHE_HOME",
-    });
+    throw unwritable(error);
   }
 }
+
+const unwritable = (error: unknown): MachineError =>
+  new MachineError("CACHE", `the cache ${cacheFolder()} cannot be written: ${(error as Error).message}`, {
+    cause: error,
+    hint: "name another folder in XDG_CACHE_HOME",
+  });
 
 /** Puts an entry in its place; one that somebody else has finished meanwhile is as good. */
 function replace(folder: string, path: string): void {

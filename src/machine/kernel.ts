@@ -18,7 +18,7 @@ import { createHash } from "node:crypto";
 import { basename, dirname, join } from "node:path";
 import { MachineError } from "../errors.ts";
 import { initPath } from "../native.ts";
-import { cached, cachedEntry, recall, remember } from "./cache.ts";
+import { cached, cachedEntry, identity, recall, remember } from "./cache.ts";
 import {
   type Archive,
   execute,
@@ -149,16 +149,31 @@ async function withParts(from: Archive, image: PackageInfo): Promise<Packages> {
 /** A bzImage that the user names, or a folder that holds one. */
 async function ownKernel(path: string, say: Say): Promise<string> {
   const image = existsSync(path) && statSync(path).isDirectory() ? findImage(path) : path;
+  if (existsSync(image) && !statSync(image).isFile())
+    throw new MachineError("NO_KERNEL", `the kernel ${image} is no regular file: expected a bzImage`);
   const release = releaseOf(image);
-  const hash = createHash("sha256").update(readFileSync(image)).digest("hex").slice(0, 16);
   const roots = [dirname(image), dirname(dirname(image)), "/"];
   const modules = roots
     .flatMap((root) => [join(root, "lib/modules", release), join(root, "usr/lib/modules", release)])
     .find((folder) => existsSync(folder));
+  // Modules that were built again, or put beside it, make another entry.
+  const hash = createHash("sha256")
+    .update(readFileSync(image))
+    .update(modules === undefined ? "" : stateOf(modules))
+    .digest("hex")
+    .slice(0, 16);
   return cached(`kernel-${layout()}-${release.replaceAll(/[^\w.+~-]/g, "_")}-${hash}`, (folder) =>
     assemble(folder, image, modules ?? null, say),
   );
 }
+
+/** What the modules of a kernel are, without reading them. */
+const stateOf = (modules: string): string =>
+  readdirSync(modules, { recursive: true, encoding: "utf8" })
+    .filter((file) => /\.ko(\.\w+)?$|modules\.builtin$/.test(file))
+    .toSorted()
+    .map((file) => identity(join(modules, file)))
+    .join("\n");
 
 function findImage(folder: string): string {
   for (const inside of [folder, join(folder, "boot")]) {
@@ -211,7 +226,7 @@ async function assemble(folder: string, image: string, modules: string | null, s
   const release = releaseOf(image);
   const root = join(folder, "root");
   for (const path of ["dev", "sys", "image", "modules"]) mkdirSync(join(root, path), { recursive: true });
-  await placeModules(root, modules, release);
+  const early = await placeModules(root, modules, release);
   copyFileSync(initPath(), join(root, "init"));
   const files = readdirSync(root, { recursive: true, encoding: "utf8" });
   // newc, as the kernel unpacks it; not compressed: it is small, and unpacking would take longer than reading.
@@ -226,7 +241,15 @@ async function assemble(folder: string, image: string, modules: string | null, s
     ),
   );
   rmSync(root, { recursive: true });
-  if (!(await unpackKernel(image, join(folder, "kernel")))) copyFileSync(image, join(folder, "kernel"));
+  const kernel = join(folder, "kernel");
+  if (!(await unpackKernel(image, kernel))) copyFileSync(image, kernel);
+  // A file system that is built in has its name in the kernel.
+  else if (!early.includes("erofs.ko") && !readFileSync(kernel).includes("erofs\0"))
+    throw new MachineError(
+      "KERNEL_LACKS",
+      `the kernel ${release} has no erofs built in, and its modules are not there: the VM needs them`,
+      { hint: `put them beside it: lib/modules/${release}` },
+    );
   writeFileSync(join(folder, "release"), release);
 }
 
@@ -247,8 +270,8 @@ export async function busybox(say: Say): Promise<string> {
   return join(folder, "busybox");
 }
 
-/** Copies the modules that the guest loads, and lists each with all it depends on, in the order of loading. */
-async function placeModules(root: string, modules: string | null, release: string): Promise<void> {
+/** Copies the modules that the guest loads, and lists each with all it depends on, in the order of loading; those loaded first. */
+async function placeModules(root: string, modules: string | null, release: string): Promise<string[]> {
   const found = new Map<string, string>();
   const builtin = new Set<string>();
   if (modules !== null) {
@@ -287,6 +310,7 @@ async function placeModules(root: string, modules: string | null, release: strin
   // Without the list of what is built in (Debian 14 ships none) the guest itself has to find out.
   if (builtin.size > 0 && lacks.length > 0)
     throw new MachineError("KERNEL_LACKS", `the kernel ${release} has no ${lacks.join(", ")}, which the VM needs`);
+  return early;
 }
 
 const moduleName = (file: string): string =>

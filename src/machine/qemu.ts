@@ -1,11 +1,12 @@
 /** One QEMU process: its command line, its console and the agent's channel. It dies with this process, and leaves no file. */
-import { closeSync, constants, ftruncateSync, mkdtempSync, openSync, rmdirSync, unlinkSync } from "node:fs";
+import { closeSync, constants, ftruncateSync, mkdtempSync, openSync, rmdirSync, statfsSync, unlinkSync } from "node:fs";
 import { Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { MachineError } from "../errors.ts";
 import { type ExitInfo, loadAddon } from "../native.ts";
 import type { VmSpec } from "../plan.ts";
+import { formatBytes } from "../units.ts";
 import { lineSplitter } from "./agent.ts";
 import { which } from "./packages.ts";
 import { type Monitor, openMonitor } from "./qmp.ts";
@@ -57,6 +58,11 @@ export interface QemuHandlers {
 const channelFd = 3;
 const monitorFd = 4;
 const firstDiskFd = 5;
+
+const scratchRoom = 64 * 1048576;
+
+/** Of a line of the console, in characters: the kernel's own have at most 1024 (kernel/printk/internal.h PRINTK_MESSAGE_MAX 2048). */
+const consoleLine = 4096;
 
 /** Disks of the guest beside its image, by serial number. */
 export function disksOf(vm: VmSpec): { serial: string; size: number }[] {
@@ -168,7 +174,7 @@ export function startQemu(vm: VmSpec, parts: QemuParts, handlers: QemuHandlers, 
   const monitor = new Socket({ fd: control });
   const agentLines = lineSplitter((line) => handlers.agent(line));
   // A serial line ends its lines with CR LF; what a guest prints may hold control characters.
-  const consoleLines = lineSplitter((line) => handlers.console(line.replaceAll(/\p{Cc}/gu, "")));
+  const consoleLines = lineSplitter((line) => handlers.console(line.replaceAll(/\p{Cc}/gu, "")), consoleLine);
   for (const socket of [agent, guestConsole, complaints, monitor]) {
     socket.setEncoding("utf8");
     // The other end goes away with QEMU: its end is told by waitid.
@@ -199,11 +205,39 @@ export function startQemu(vm: VmSpec, parts: QemuParts, handlers: QemuHandlers, 
 
 /** A sparse file that no folder names: it is gone with its last descriptor, whatever ends this process. */
 export function unlinkedFile(size: number): number {
-  const folder = mkdtempSync(join(tmpdir(), "oomlab-vm-"));
-  const path = join(folder, "disk");
-  const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL, 0o600);
-  unlinkSync(path);
-  rmdirSync(folder);
-  ftruncateSync(fd, size);
-  return fd;
+  try {
+    const folder = mkdtempSync(join(tmpdir(), "oomlab-vm-"));
+    const path = join(folder, "disk");
+    const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL, 0o600);
+    unlinkSync(path);
+    rmdirSync(folder);
+    ftruncateSync(fd, size);
+    return fd;
+  } catch (error) {
+    throw noDisk(size, (error as Error).message, error);
+  }
 }
+
+/** Throws MachineError where the disks of a guest have no room, before anything boots. */
+export function checkDisks(vm: VmSpec): void {
+  // Swap may be filled; of the other few scenarios write more than the file system itself.
+  const needed = disksOf(vm).reduce(
+    (sum, { serial, size }) => sum + (serial === "swap" ? size : Math.min(size, scratchRoom)),
+    0,
+  );
+  if (needed === 0) return;
+  let free: number;
+  try {
+    const { bavail, bsize } = statfsSync(tmpdir());
+    free = bavail * bsize;
+  } catch (error) {
+    throw noDisk(needed, (error as Error).message, error);
+  }
+  if (free < needed) throw noDisk(needed, `${formatBytes(Math.floor(free / 1048576) * 1048576)} are free`);
+}
+
+const noDisk = (size: number, why: string, cause?: unknown): MachineError =>
+  new MachineError("VM_DISK", `the VM's disks (swap, files) take ${formatBytes(size)} in ${tmpdir()}: ${why}`, {
+    hint: "name another folder in TMPDIR",
+    ...(cause === undefined ? {} : { cause }),
+  });

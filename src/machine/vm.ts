@@ -10,7 +10,7 @@ import { agentProtocol, decode, encode } from "./agent.ts";
 import { guestImage } from "./image.ts";
 import { type GuestKernel, guestKernel } from "./kernel.ts";
 import { ensurePrograms, type Say } from "./packages.ts";
-import { type Qemu, type QemuParts, type Saved, startQemu } from "./qemu.ts";
+import { checkDisks, type Qemu, type QemuParts, type Saved, startQemu } from "./qemu.ts";
 import { forget, isSaved, load, save, saved, type Snapshot, snapshotOf } from "./snapshot.ts";
 
 /** From QEMU's start to the agent's greeting, at most; under emulation on a busy host a boot takes 4 to 10 s. */
@@ -57,6 +57,7 @@ export function vmMachine({ say, detail, snapshots }: VmOptions): VmMachine {
   let accel: Promise<Accelerator> | null = null;
   let firmware: Promise<string | null> | null = null;
   const partsOf = async (plan: Plan): Promise<QemuParts> => {
+    if (plan.vm) checkDisks(plan.vm);
     await (programs ??= ensurePrograms(say));
     const wanted = plan.vm?.kernel ?? null;
     const kernel = kernels.get(wanted) ?? guestKernel(wanted, say);
@@ -307,7 +308,9 @@ class Guest {
     }
     if (state.panicked) return;
     const tail =
-      this.#last.length === 0 ? "its console is empty" : `its console's last lines: ${this.#last.join(" | ")}`;
+      this.#last.length === 0
+        ? "its console is empty"
+        : `its console's last lines: ${this.#last.map((line) => line.slice(0, 200)).join(" | ")}`;
     const told = words === "" ? tail : `QEMU says: ${words}`;
     if (!state.ready)
       throw new MachineError(

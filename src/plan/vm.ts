@@ -1,6 +1,7 @@
 /** The throwaway VM of a scenario: its shape, and what an engine in it can do. Pure, so that `--dry-run` boots nothing. */
 import type { Scenario } from "../scenario/index.ts";
 import type { Capabilities, CgroupVersion } from "../plan.ts";
+import { formatBytes } from "../units.ts";
 
 /** The guest that a plan is run in. Sizes in bytes. */
 export interface VmSpec {
@@ -33,7 +34,24 @@ const qemuOverhead = 256 * mebibyte;
 const defaultMountOptions = ["nsdelegate", "memory_recursiveprot"];
 
 /** The least memory of a guest that the kernel and the agent live in: of 96 MiB some 14 are left for the scenario. */
-export const leastVmMemory: number = 96 * mebibyte;
+const leastVmMemory: number = 96 * mebibyte;
+
+/** What QEMU's machine (q35) can be given; swap has a header and mkswap wants nine pages more. */
+const mostCpus = 288;
+const mostNodes = 128;
+const leastSwap = 40 * 1024;
+
+/** Why a guest of this shape cannot be made, in words, or null. */
+export function vmProblem({ memory, cpus, numa, swap }: VmSpec): string | null {
+  if (memory < leastVmMemory)
+    return `the VM's ${formatBytes(memory)} are too little: its kernel and the engine in it need ${formatBytes(leastVmMemory)}`;
+  if (cpus > mostCpus) return `a VM has at most ${mostCpus} CPUs, and it states ${cpus}`;
+  if (numa !== null && numa.length > mostNodes)
+    return `a VM has at most ${mostNodes} NUMA nodes, and it states ${numa.length}`;
+  if (swap !== null && swap.size < leastSwap)
+    return `the VM's swap of ${formatBytes(swap.size)} is too little: expected ${formatBytes(leastSwap)} or more`;
+  return null;
+}
 
 /** Memory of the guest that runs a scenario which may take `demand` bytes below its own limits. */
 export function vmMemory({ machine }: Scenario, demand: number): number {

@@ -9,8 +9,8 @@ import { cgroupOf, type OomKills } from "./kills.ts";
 /** Checks that rest on which kills there were. */
 const aboutKills = /^(oom|limit|trigger|victims|within|first|other OOM kills|survivors\..*)$/;
 
-/** A check for each thing that the scenario states; and for what it does not state and had to: a panic, a kill, a failed step. */
-export function expectationChecks(facts: Facts, found: OomKills): Check[] {
+/** A check for each thing that the scenario states; and for what it does not state and had to: a panic, a kill, a failed step. `unreached`: a workload did not touch what it states. */
+export function expectationChecks(facts: Facts, found: OomKills, unreached: boolean): Check[] {
   const { expect } = facts.plan;
   const { kills } = found;
   const checks: Check[] = [];
@@ -30,8 +30,9 @@ export function expectationChecks(facts: Facts, found: OomKills): Check[] {
   checks.push(...failedSteps(facts));
   checks.push(...otherKills(facts, kills));
   checks.push(...stepNotReached(facts));
-  // A failure may rest on a kill only where the witnesses leave no doubt about the kills.
-  const doubted = found.doubts.length > 0;
+  // A failure may rest on a kill only where the witnesses leave no doubt about the kills, and on none only where the
+  // pressure was there: a worker that gave up before proves nothing.
+  const doubted = found.doubts.length > 0 || (unreached && kills.length === 0);
   return checks.map((check): Check =>
     doubted && check.status === "failed" && aboutKills.test(check.name) ? { ...check, status: "inconclusive" } : check,
   );

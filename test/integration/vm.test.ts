@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -202,6 +203,41 @@ describe("what cannot boot", canBoot, () => {
       reason: `${path} is no x86 bzImage: name a vmlinuz or bzImage, not a vmlinux`,
     });
     expect(exitCode).toBe(3);
+  });
+
+  test("a pipe is no kernel, and is not waited for", async () => {
+    const path = join(folder, "pipe");
+    execFileSync("mkfifo", [path]);
+    const { told } = await run(["scenarios/blog", "-g", "^a node out of memory$", "--kernel", path]);
+    expect(told.get("a node out of memory")?.reason).toBe(`the kernel ${path} is no regular file: expected a bzImage`);
+  });
+
+  test.each([
+    ["cpus: 4096", "a VM has at most 288 CPUs, and it states 4096"],
+    [
+      `numa: [${Array.from({ length: 130 }, () => "8Mi").join(", ")}]`,
+      "a VM has at most 128 NUMA nodes, and it states 130",
+    ],
+    ["swap: 1", "the VM's swap of 1 is too little: expected 40Ki or more"],
+    [
+      "mountOptions: [memory_recursiveprot], cgroup: v1",
+      "its mountOptions are of cgroup2's mount, and it runs on cgroup v1",
+    ],
+  ])("a machine that cannot be made is told by its plan: %s", async (machine, reason) => {
+    const path = scenario("shape", `machine: { ${machine} }\nprocesses: { p: { stress: { anon: 8Mi } } }\n`);
+    const { stdout } = await oomlab(["run", "--dry-run", "--reporter", "json", "--machine", "vm", path]);
+    expect(JSON.parse(stdout).scenarios[0]).toMatchObject({ machine: "vm", skip: reason });
+  });
+
+  test("no room for its swap is told before anything boots", async () => {
+    const path = scenario("swap", "machine: { swap: 1Pi }\nprocesses: { p: { stress: { anon: 8Mi } } }\n");
+    const { told } = await run([path, "--machine", "vm"]);
+    expect(told.get("swap")).toMatchObject({
+      status: "skipped",
+      reason: expect.stringMatching(
+        /the VM's disks \(swap, files\) take 1Pi in .*Mi are free: name another folder in TMPDIR$/,
+      ),
+    });
   });
 
   test("--dry-run prepares nothing", async () => {

@@ -374,17 +374,25 @@ describe("ends", () => {
     });
   });
 
-  test("an expected kill that did not come, counters and log whole, is a failure", () => {
-    const verdict = judge(
-      changed((event) => {
-        const body = noKill(event);
-        return body?.type === "run"
-          ? { ...body, plan: { ...body.plan, expect: { ...body.plan.expect, oom: "memcg", victims: ["hog"] } } }
-          : body;
-      }),
-    );
-    expect(verdict.status).toBe("failed");
-    expect(check(verdict, "oom")).toMatchObject({ expected: "memcg", actual: "none", status: "failed" });
+  test("an expected kill that did not come is a failure where all was touched, and proves nothing where a worker gave up", () => {
+    const without = (touched: boolean): Verdict =>
+      judge(
+        changed((event) => {
+          const body = noKill(event);
+          if (body?.type === "worker" && body.report.type === "progress" && touched)
+            return {
+              ...body,
+              report: { ...body.report, type: "touched", rss: 0, hwm: 0, ms: 1, slow: false } as never,
+            };
+          return body?.type === "run"
+            ? { ...body, plan: { ...body.plan, expect: { ...body.plan.expect, oom: "memcg", victims: ["hog"] } } }
+            : body;
+        }),
+      );
+    expect(without(true).status).toBe("failed");
+    expect(check(without(true), "oom")).toMatchObject({ expected: "memcg", actual: "none", status: "failed" });
+    expect(without(false).status).toBe("inconclusive");
+    expect(check(without(false), "oom")).toMatchObject({ expected: "memcg", actual: "none", status: "inconclusive" });
   });
 
   test("a record that breaks off is judged as far as it goes and is errored", () => {
