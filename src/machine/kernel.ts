@@ -152,13 +152,16 @@ async function ownKernel(path: string, say: Say): Promise<string> {
   if (existsSync(image) && !statSync(image).isFile())
     throw new MachineError("NO_KERNEL", `the kernel ${image} is no regular file: expected a bzImage`);
   const release = releaseOf(image);
+  const bytes = readFileSync(image);
+  if (payloadOf(bytes).end > bytes.length)
+    throw new MachineError("NO_KERNEL", `the kernel ${image} is cut short: it is smaller than it states`);
   const roots = [dirname(image), dirname(dirname(image)), "/"];
   const modules = roots
     .flatMap((root) => [join(root, "lib/modules", release), join(root, "usr/lib/modules", release)])
     .find((folder) => existsSync(folder));
   // Modules that were built again, or put beside it, make another entry.
   const hash = createHash("sha256")
-    .update(readFileSync(image))
+    .update(bytes)
     .update(modules === undefined ? "" : stateOf(modules))
     .digest("hex")
     .slice(0, 16);
@@ -209,6 +212,12 @@ function releaseOf(image: string): string {
   const release = /^[\w.+~-]+/.exec(head.toString("latin1", at, at + 256))?.[0];
   if (release === undefined) throw new MachineError("NO_KERNEL", `${image} does not state its release`);
   return release;
+}
+
+/** Where the packed kernel lies in a bzImage (Documentation/arch/x86/boot.rst, payload_offset and payload_length). */
+function payloadOf(bytes: Buffer): { start: number; end: number } {
+  const start = ((bytes[0x1f1] ?? 0) + 1) * 512 + bytes.readUInt32LE(0x248);
+  return { start, end: start + bytes.readUInt32LE(0x24c) };
 }
 
 function readHead(path: string, size: number): Buffer {
@@ -334,8 +343,8 @@ async function placeModule(file: string, target: string): Promise<void> {
 /** A bzImage's payload, unpacked once: the guest's own unpacking takes 0.3 s of each boot. False where it cannot be done. */
 async function unpackKernel(image: string, target: string): Promise<boolean> {
   const bytes = readFileSync(image);
-  const start = ((bytes[0x1f1] ?? 0) + 1) * 512 + bytes.readUInt32LE(0x248);
-  const payload = bytes.subarray(start, start + bytes.readUInt32LE(0x24c));
+  const { start, end } = payloadOf(bytes);
+  const payload = bytes.subarray(start, end);
   const tool = { "02214c18": "lz4", "28b52ffd": "zstd" }[payload.subarray(0, 4).toString("hex")];
   if (tool === undefined || which(tool) === undefined) return false;
   const packed = `${target}.packed`;

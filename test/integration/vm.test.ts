@@ -205,6 +205,20 @@ describe("what cannot boot", canBoot, () => {
     expect(exitCode).toBe(3);
   });
 
+  test("a bzImage that is cut short is told before anything boots", async () => {
+    const path = join(folder, "cut");
+    const image = Buffer.alloc(4096);
+    image.write("HdrS", 0x202, "latin1");
+    image.writeUInt16LE(0x400, 0x20e);
+    image.write("6.1.0-cut", 0x600, "latin1");
+    image.writeUInt32LE(1_000_000, 0x24c);
+    writeFileSync(path, image);
+    const { told } = await run(["scenarios/blog", "-g", "^a node out of memory$", "--kernel", path]);
+    expect(told.get("a node out of memory")?.reason).toBe(
+      `the kernel ${path} is cut short: it is smaller than it states`,
+    );
+  });
+
   test("a pipe is no kernel, and is not waited for", async () => {
     const path = join(folder, "pipe");
     execFileSync("mkfifo", [path]);
