@@ -17,7 +17,6 @@ const canBoot = needs({
 /** What proves the drivers and the engine on a kernel's cgroups; the rest is the same on every machine. */
 const drivers: Record<string, RegExp> = {
   "test/integration/cgroup.test.ts": /./,
-  "test/integration/delegate.test.ts": /./,
   "test/integration/native.test.ts": /cgroup|OOM|events file/,
   "test/integration/stress.test.ts": /^(what a kind of memory|an OOM kill) |percentage/,
   "test/e2e/run.test.ts": /JSON report|evidence that a check cites/,
