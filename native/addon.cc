@@ -28,6 +28,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   method("seekEnd", SeekEnd);
   method("fsMagic", FsMagic);
   method("lock", Lock);
+  method("mountDetached", MountDetached);
   method("setParentDeathSignal", SetParentDeathSignal);
   method("setChildSubreaper", SetChildSubreaper);
   method("setClock", SetClock);

@@ -60,6 +60,23 @@ Napi::Value Lock(const Napi::CallbackInfo& info) {
   throw SystemError(info.Env(), "", "flock", errno);
 }
 
+Napi::Value MountDetached(const Napi::CallbackInfo& info) {
+  const std::string type = ToText(info[0], "type");
+  // fsopen(2) and the calls beside it: neither glibc before 2.36 nor musl has functions for them.
+  const auto call = [&](const char* name, long result) {
+    if (result < 0) throw SystemError(info.Env(), "", name, errno);
+    return static_cast<int>(result);
+  };
+  const int context = call("fsopen", syscall(SYS_fsopen, type.c_str(), 1u /* FSOPEN_CLOEXEC */));
+  const long created =
+      syscall(SYS_fsconfig, context, 6u /* FSCONFIG_CMD_CREATE */, nullptr, nullptr, 0);
+  const long mount = created < 0 ? -1 : syscall(SYS_fsmount, context, 1u /* FSMOUNT_CLOEXEC */, 0u);
+  const int error = errno;
+  close(context);
+  errno = error;
+  return Napi::Number::New(info.Env(), call(created < 0 ? "fsconfig" : "fsmount", mount));
+}
+
 Napi::Value FsMagic(const Napi::CallbackInfo& info) {
   const std::string path = ToText(info[0], "path");
   struct statfs fs;

@@ -11,6 +11,7 @@ Napi::Value Eventfd(const Napi::CallbackInfo& info);
 Napi::Value Pipe(const Napi::CallbackInfo& info);
 Napi::Value Socketpair(const Napi::CallbackInfo& info);
 Napi::Value Lock(const Napi::CallbackInfo& info);
+Napi::Value MountDetached(const Napi::CallbackInfo& info);
 Napi::Value FsMagic(const Napi::CallbackInfo& info);
 
 // Of this process.

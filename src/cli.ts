@@ -207,8 +207,9 @@ export function commands(streams: Streams, exit: (status: number) => void): Comm
         .choices(["now", "boot"])
         .default("now"),
     )
+    .option("--signals", "also every SIGKILL on this machine, with its sender (root)")
     .option("--exec <command>", "run a program, with arguments, for each kill: the kill as JSON on its standard input")
-    .action(async (flags: { reporter: string; since: string; exec?: string }) => {
+    .action(async (flags: { reporter: string; since: string; exec?: string; signals?: boolean }) => {
       exit(await (await import("./cli/watch.ts")).watch(flags, streams));
     });
 

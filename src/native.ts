@@ -122,6 +122,8 @@ export interface Addon {
   fsMagic(path: string): number;
   /** flock(LOCK_EX | LOCK_NB): false when another open file holds it. */
   lock(fd: number): boolean;
+  /** Mounts a filesystem by type where no path leads to it: a descriptor of its root, unmounted as that is closed (fsmount(2)). */
+  mountDetached(type: string): number;
   /** prctl(PR_SET_PDEATHSIG) of this process. */
   setParentDeathSignal(signal: number): void;
   /** clock_settime(CLOCK_REALTIME), in milliseconds since 1970. */

@@ -5,7 +5,7 @@ import type { Streams } from "../api.ts";
 import { MachineError, UsageError } from "../errors.ts";
 import { cgroupOwner, createOomScanner, type OomKill, ownerWords } from "../kmsg/index.ts";
 import { printable } from "../printable.ts";
-import { openKernelLog } from "../machine/index.ts";
+import { openKernelLog, openTrace, type Trace, type TraceEvent } from "../machine/index.ts";
 import { loadAddon } from "../native.ts";
 import { formatBytes } from "../units.ts";
 
@@ -13,7 +13,7 @@ import { formatBytes } from "../units.ts";
 const everyMs = 100;
 
 export async function watch(
-  flags: { reporter: string; since: string; exec?: string },
+  flags: { reporter: string; since: string; exec?: string; signals?: boolean },
   streams: Streams,
 ): Promise<number> {
   // Little is kept of what is read: months under the same few megabytes.
@@ -31,6 +31,7 @@ export async function watch(
       hint: "run oomlab as root (a container: with --privileged)",
     });
   }
+  const trace = flags.signals ? await traced().catch((error: unknown) => (log.close(), Promise.reject(error))) : null;
   const tell = (kill: OomKill): void => {
     const told = json(kill);
     streams.stdout.write(ndjson ? `${JSON.stringify(told)}\n` : `${words(kill)}\n`);
@@ -48,6 +49,7 @@ export async function watch(
           for (const kill of scanner.push({ ...event, line: event.seq ?? 0 })) tell(kill);
         }
       }
+      if (trace) report(trace.drain(), ndjson, streams);
       if (first && !ndjson) streams.stderr.write("oomlab: watching /dev/kmsg, Ctrl-C ends it\n");
       first = false;
       await pause(streams.signal);
@@ -55,6 +57,44 @@ export async function watch(
     return streams.signal.aborted ? 130 : 0;
   } finally {
     log.close();
+    await trace?.close();
+  }
+}
+
+async function traced(): Promise<Trace> {
+  try {
+    return await openTrace(loadAddon(), `oomlab-watch${process.pid}`);
+  } catch (error) {
+    throw new MachineError("TRACE", `--signals: signals cannot be traced: ${(error as Error).message}`, {
+      cause: error,
+      hint: "run oomlab as root, on a kernel with tracefs",
+    });
+  }
+}
+
+/** Reports each SIGKILL that was delivered, with its sender. */
+function report(events: readonly TraceEvent[], ndjson: boolean, { stdout, stderr }: Streams): void {
+  const victims = new Set(events.flatMap((event) => (event.type === "trace-victim" ? [event.pid] : [])));
+  for (const event of events) {
+    if (event.type === "trace-lost")
+      stderr.write(`oomlab: ${event.events} traced signals were lost: the buffer overran\n`);
+    if (event.type !== "trace-signal" || event.signal !== "SIGKILL" || event.result !== 0) continue;
+    const { timeUs, signal, pid, comm, sender } = event;
+    const kernel = event.code === 128;
+    const oom = kernel && victims.has(pid);
+    if (ndjson) {
+      const by = kernel
+        ? { kind: oom ? "oom-killer" : "kernel", pid: null, comm: null, unit: null }
+        : { kind: "process", ...sender };
+      stdout.write(`${JSON.stringify({ at: new Date().toISOString(), signal, pid, comm, by, timeUs })}\n`);
+      continue;
+    }
+    const by = kernel
+      ? `the kernel${oom ? "'s OOM killer" : ""}`
+      : `pid ${sender.pid} (${printable(sender.comm ?? "unknown name")})${sender.unit === null ? "" : ` of ${printable(sender.unit)}`}`;
+    stdout.write(
+      `[${(timeUs / 1e6).toFixed(6).padStart(12)}] ${signal} to pid ${pid} (${printable(comm ?? "unknown name")}) from ${by}\n`,
+    );
   }
 }
 

@@ -1,4 +1,4 @@
-/** The collectors: the kernel log as it is written, the counters of cgroups, the machine-wide count of OOM kills. */
+/** The collectors: the kernel log as it is written, the counters of cgroups, the machine-wide count of OOM kills, the trace. */
 import { closeSync, constants, openSync, readFileSync, readSync } from "node:fs";
 import { join } from "node:path";
 import { type Counters, readProcs, subtree } from "../cgroup/index.ts";
@@ -7,6 +7,7 @@ import { type KmsgRecord, parseKmsgRecord } from "../kmsg/index.ts";
 import { type Addon, loadAddon, type PollHandle } from "../native.ts";
 import type { Emit, RunEventBody, SnapshotMoment } from "../record.ts";
 import type { RunCgroups } from "./cgroups.ts";
+import type { Trace } from "./trace.ts";
 
 /** What the kernel has logged since the last call. */
 export interface KernelLog {
@@ -66,6 +67,8 @@ export class Collector {
   readonly #killedLines = new Set<string>();
   #killsBefore = 0;
   #log: KernelLog | null = null;
+  #tracing: Promise<Trace | string> | null = null;
+  #trace: Trace | null = null;
   #sampler: NodeJS.Timeout | null = null;
 
   constructor(cgroups: RunCgroups, addon: Addon, emit: Emit) {
@@ -74,8 +77,20 @@ export class Collector {
     this.#emit = emit;
   }
 
+  /** Makes the trace ready, which takes the kernel some milliseconds; `name`: its instance's. */
+  prepareTrace(name: string): void {
+    this.#tracing = import("./trace.ts")
+      .then(({ openTrace }) => openTrace(this.#addon, name))
+      .catch((error: unknown) => (error as Error).message);
+  }
+
   /** Begins: what is logged and counted from now on is the run's. */
-  open(): void {
+  async open(): Promise<void> {
+    const trace = await this.#tracing;
+    if (trace !== null) {
+      this.#trace = typeof trace === "string" ? null : trace;
+      this.#emit({ type: "trace", problem: typeof trace === "string" ? trace : null });
+    }
     this.#log = openKernelLog(this.#addon);
     this.#emit({ type: "vmstat", moment: "before", oomKill: oomKillsOfMachine() });
     this.snapshot("before");
@@ -83,7 +98,7 @@ export class Collector {
     for (const name of this.#cgroups.made) this.#watchOom(name);
   }
 
-  /** Tells what the kernel has logged so far. */
+  /** Tells what the kernel has logged and traced so far. */
   drain(): void {
     for (const event of this.#log?.drain() ?? []) {
       this.#emit(event);
@@ -91,6 +106,7 @@ export class Collector {
       const killed = /(?:^|: )Killed process (\d+) \(/.exec(event.text);
       if (killed?.[1]) this.#killedLines.add(`${event.seq} ${killed[1]}`);
     }
+    for (const event of this.#trace?.drain() ?? []) this.#emit(event);
   }
 
   /** Whether the log says as many kills as the counters. */
@@ -132,6 +148,19 @@ export class Collector {
   /** Notifications are for cgroups that still stand: closed before those are removed. */
   closeWatches(): void {
     for (const watch of this.#watches.splice(0)) watch.close();
+  }
+
+  /** Ends the trace; what it still has is told. Never throws. */
+  async endTrace(): Promise<void> {
+    const trace = await this.#tracing;
+    this.#tracing = null;
+    this.#trace = null;
+    if (trace === null || typeof trace === "string") return;
+    try {
+      for (const event of await trace.close()) this.#emit(event);
+    } catch (error) {
+      this.#emit(errorEvent(error));
+    }
   }
 
   close(): void {

@@ -79,10 +79,11 @@ class Run {
 
   async execute(): Promise<void> {
     this.#emit({ type: "phase", phase: "create" });
+    this.#collector.prepareTrace(this.#plan.top.name);
     await this.#cgroups.create();
     if (this.#plan.pods) mountVolumes(this.#plan.pods.volumes);
     this.#emit({ type: "phase", phase: "collect" });
-    this.#collector.open();
+    await this.#collector.open();
     const unmet = this.#unmet();
     if (unmet !== null) {
       this.#emit({ type: "unmet", reason: unmet });
@@ -121,7 +122,8 @@ class Run {
       this.#kubelet?.stop();
       await this.#endProcesses("cleanup");
       this.#collector.closeWatches();
-      if (!(await this.#removeCgroups()))
+      const [removed] = await Promise.all([this.#removeCgroups(), this.#collector.endTrace()]);
+      if (!removed)
         this.#emit({
           type: "error",
           code: "CGROUP_LEFT",
@@ -132,6 +134,7 @@ class Run {
     } catch (error) {
       this.#emit(errorEvent(error));
     }
+    await this.#collector.endTrace();
     this.#collector.close();
     await this.#cgroups.close().catch((error: unknown) => this.#emit(errorEvent(error)));
   }

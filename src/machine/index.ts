@@ -15,6 +15,7 @@ export { cleanPods, kubernetesFindings, kubernetesMachine, type KubernetesOption
 export type { RemoteMachine } from "./remote.ts";
 export { hostMachine } from "./host.ts";
 export { openKernelLog } from "../engine/evidence.ts";
+export { openTrace, type Trace, type TraceEvent, traceProblem } from "../engine/trace.ts";
 export { knownAccelerator, kvmProblem } from "./accel.ts";
 export { missingPrograms } from "./packages.ts";
 export { cleanMachine } from "../engine/clean.ts";
