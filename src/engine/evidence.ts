@@ -77,8 +77,8 @@ export class Collector {
     this.#emit = emit;
   }
 
-  /** Makes the trace ready, which takes the kernel some milliseconds; `name`: its instance's. */
-  prepareTrace(name: string): void {
+  /** Makes the trace ready, which takes the kernel some milliseconds; `name`: its instance's, null on a machine of our own. */
+  prepareTrace(name: string | null): void {
     this.#tracing = import("./trace.ts")
       .then(({ openTrace }) => openTrace(this.#addon, name))
       .catch((error: unknown) => (error as Error).message);

@@ -79,7 +79,7 @@ class Run {
 
   async execute(): Promise<void> {
     this.#emit({ type: "phase", phase: "create" });
-    this.#collector.prepareTrace(this.#plan.top.name);
+    this.#collector.prepareTrace(this.#plan.machine === "vm" ? null : this.#plan.top.name);
     await this.#cgroups.create();
     if (this.#plan.pods) mountVolumes(this.#plan.pods.volumes);
     this.#emit({ type: "phase", phase: "collect" });

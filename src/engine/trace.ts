@@ -80,15 +80,21 @@ function inWords(error: unknown): string {
   return syscall === undefined ? message : `${syscall}: ${code}`;
 }
 
-/** Begins to trace. `name`: the instance's, unique on this machine. Throws an Error that says in words why not. */
-export async function openTrace(addon: Addon, name: string): Promise<Trace> {
+/**
+ * Begins to trace. `name`: the instance's, unique on this machine; null: the tracefs itself, where the whole machine is
+ * ours (kernels before 6.8 make hundreds of files for an instance). Throws an Error that says in words why not.
+ */
+export async function openTrace(addon: Addon, name: string | null): Promise<Trace> {
   let tracefs: Tracefs | null = null;
   let instance: Instance | null = null;
   try {
     tracefs = openTracefs(addon);
     const problem = lacking(tracefs);
     if (problem !== null) throw new Error(problem);
-    instance = await makeInstance(addon, join(tracefs.path, "instances", name));
+    instance =
+      name === null
+        ? { path: tracefs.path, remove: async () => undefined }
+        : await makeInstance(addon, join(tracefs.path, "instances", name));
     return started(tracefs, instance);
   } catch (error) {
     if (instance) await instance.remove();
@@ -173,6 +179,7 @@ function started(tracefs: Tracefs, instance: Instance): Trace {
     drain,
     async close() {
       writeFileSync(at(`${signalEvent}/enable`), "0");
+      writeFileSync(at(`${victimEvent}/enable`), "0");
       const events = drain();
       closeSync(pipe);
       // Overruns behind the last event that was read are in no line.
