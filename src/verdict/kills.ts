@@ -71,6 +71,11 @@ export function oomKillsOf(facts: Facts): OomKills {
       told.witnesses.push("exit");
       told.evidence = [...told.evidence, exit.line];
     }
+    const traced = eventsOf(facts.events, "trace-victim").find(({ pid }) => pid === kill.victim.pid);
+    if (traced) {
+      told.witnesses.push("trace");
+      told.evidence = [...told.evidence, traced.line];
+    }
     completeFromCounters(facts, told, cgroup);
     kills.push(told);
     // A cgroup that a process made for itself has counters that nobody read.
