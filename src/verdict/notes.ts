@@ -1,7 +1,7 @@
 /** Things worth knowing of a run that decide nothing. Pure. */
 import { eventsOf } from "../record.ts";
 import { orderNotes } from "./evictions.ts";
-import { type Facts, lastWordsOf, ourSignal, reportsOf } from "./facts.ts";
+import { closedLogWords, type Facts, isLogClosed, lastWordsOf, ourSignal, reportsOf } from "./facts.ts";
 import type { OomKills } from "./kills.ts";
 import { turnNote } from "./turn.ts";
 
@@ -14,6 +14,7 @@ export function notesOf(facts: Facts, found: OomKills): string[] {
     ...(turn === null ? [] : [turn]),
     ...slowNotes(facts),
     ...machineNotes(facts),
+    ...closedLogNotes(facts, found),
     ...(found.suppressed > 0
       ? [`the kernel's rate limit took the head of ${found.suppressed} OOM report(s) (callbacks suppressed)`]
       : []),
@@ -53,6 +54,25 @@ function machineNotes({ plan, events, sent }: Facts): string[] {
     if (event.note)
       notes.push(`${event.file} of ${event.cgroup || "the run's cgroup"}: ${event.value} written, ${event.note}`);
   return notes;
+}
+
+/** Without the kernel's log: what the verdict rests on, and what opens it. */
+function closedLogNotes(facts: Facts, { kills, counted }: OomKills): string[] {
+  if (!isLogClosed(facts)) return [];
+  const rests =
+    kills.length > 0
+      ? "each OOM kill rests on two witnesses, the counters and the exit status"
+      : counted === 0
+        ? "that no OOM kill happened rests on the counters"
+        : "the counters and the exit statuses alone do not show which OOM kills happened";
+  const told = eventsOf(facts.events, "vmstat").flatMap(({ oomKill }) => (oomKill === null ? [] : [oomKill]));
+  const others = (told.at(-1) ?? 0) - (told[0] ?? 0) - (counted ?? 0);
+  return [
+    `${rests}, as ${closedLogWords(facts)}`,
+    ...(others > 0
+      ? [`${others} more OOM kill(s) on this machine in the meantime are known by their number only (/proc/vmstat)`]
+      : []),
+  ];
 }
 
 /** Limits that somebody else changed while the run was on. */
