@@ -94,7 +94,7 @@ const journalArguments: readonly string[] = [
  * Follows the kernel's records in systemd's journal from its last entry on, which shows that this user may read it.
  * Throws where journalctl cannot be started, ends, or shows nothing.
  */
-export async function followJournal(addon: Addon, program = "/usr/bin/journalctl"): Promise<KernelLog> {
+async function followJournal(addon: Addon, program = "/usr/bin/journalctl"): Promise<KernelLog> {
   const journal = startJournalctl(addon, program);
   const parse = journalParser();
   try {
