@@ -84,10 +84,19 @@ export function openKernelLog(addon: Addon = loadAddon(), from: "now" | "boot" =
 const missedId = "e9bf28e6e834481bb6f48f548ad13606";
 
 const journalArguments: readonly string[] = [
-  ...["--system", "--boot", "--follow", "--lines=1", "--output=json", "--all", "--quiet"],
+  "--system",
+  "--boot",
+  "--follow",
+  "--lines=1",
+  "--output=json",
+  "--all",
+  "--quiet",
   "--output-fields=MESSAGE,MESSAGE_ID,PRIORITY,SYSLOG_FACILITY,_SOURCE_MONOTONIC_TIMESTAMP,_TRANSPORT",
   // Fields that begin with "_" are journald's own: no client can set them.
-  ...["_TRANSPORT=kernel", "+", "_TRANSPORT=driver", `MESSAGE_ID=${missedId}`],
+  "_TRANSPORT=kernel",
+  "+",
+  "_TRANSPORT=driver",
+  `MESSAGE_ID=${missedId}`,
 ];
 
 /**
@@ -121,7 +130,7 @@ async function followJournal(addon: Addon, program = "/usr/bin/journalctl"): Pro
         }
         return events.splice(0);
       },
-      close: journal.close,
+      close: () => journal.close(),
     };
   } catch (error) {
     journal.close();
