@@ -187,7 +187,7 @@ async function host(): Promise<Finding[]> {
       hint: null,
       needed: false,
     },
-    ...(caps.systemd && caps.uid !== 0 ? [userInstance(caps.uid)] : []),
+    ...(caps.uid !== 0 && existsSync("/run/systemd/system") ? [userInstance(caps.uid)] : []),
     {
       name: "systemd",
       ok: true,

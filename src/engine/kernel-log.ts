@@ -266,11 +266,11 @@ export function kernelLogFindings(caps: Capabilities): { ok: boolean; detail: st
 }
 
 /** What to type so that the kernel's log can be read. */
-function kernelLogHint({ uid, systemd }: Pick<Capabilities, "uid" | "systemd">): string {
+function kernelLogHint({ uid }: Capabilities): string {
   if (!existsSync("/dev/kmsg")) return "run the container with --privileged";
   if (uid === 0) return "run oomlab with CAP_SYSLOG (a container: --privileged, or --cap-add SYSLOG)";
   return [
-    ...(systemd ? ["`sudo usermod -aG systemd-journal $USER` and log in again"] : []),
+    ...(existsSync("/run/systemd/system") ? ["`sudo usermod -aG systemd-journal $USER` and log in again"] : []),
     "`sudo sysctl kernel.dmesg_restrict=0`",
     "run oomlab as root",
   ].join(", or ");

@@ -25,60 +25,90 @@ export function countedKills(facts: Facts): CountedKills {
   const grown = [...counts].filter(([, { count }]) => count > 0);
   const hits = new Map(grown.map(([cgroup]) => [cgroup, hitsOf(facts, cgroup)]));
   const deaths = unexplainedDeaths(facts);
-  const start = eventsOf(facts.events, "process-start")[0]?.t ?? null;
-  const kills: Kill[] = [];
-  const doubts: Check[] = [];
-  const open = new Set<string>();
-  for (const [cgroup, { count, line }] of grown) {
-    const inside = deaths.filter((death) => isIn(facts, death, cgroup, hits));
-    const names = new Set(inside.map(({ process }) => process));
-    const surplus = inside.length > count;
-    const group = groupKills(facts, cgroup);
+  const scenes = grown.map(([cgroup, { count, line }]): Scene => {
     const own = hits.get(cgroup) ?? NO_HITS;
+    const group = groupKills(facts, cgroup);
     const isMemcg = group > 0 ? own.times > 0 : own.times >= claimed(own, hits, counts);
     const limit = isMemcg && own.limits.length === 1 && !own.unread ? (own.limits[0] ?? null) : null;
-    if (limit === null) open.add(isMemcg ? severalHit(own) : noneHit(facts, cgroup, own));
-    for (const death of inside.slice(0, count)) {
-      kills.push({
-        kind: isMemcg ? "memcg" : "unknown",
-        constraint: null,
-        trigger: "unknown",
-        oomMemcg: limit === null ? null : facts.cgroups.pathOf(limit.cgroup),
-        // A process may have made a cgroup below, whose counters nobody read.
-        taskMemcg: ofUnread(facts, cgroup, "oom_kill") > 0 ? null : facts.cgroups.pathOf(cgroup),
-        group: group > 0,
-        limit: limit?.cgroup ?? null,
-        process: !surplus || names.size === 1 ? death.process : null,
-        witnesses: ["counters", "exit"],
-        victim: {
-          // Of a private pid namespace this is not the pid that the kernel's log would show.
-          ...UNSEEN,
-          pid: surplus || facts.privatePids ? null : death.pid,
-        },
-        atMs: surplus || start === null ? null : Math.max(0, Math.round((death.t - start) / 1000)),
-        missing: ["header", "oom-kill", "stack", "sizes"],
-        evidence: [
-          ...new Set([
-            line,
-            ...own.limits.map((hit) => hit.line),
-            ...(surplus ? inside : [death]).map((one) => one.line),
-          ]),
-        ],
-      });
-    }
-    // A group kill counts its chosen victim twice.
-    if (count <= inside.length + group && !(surplus && names.size > 1)) continue;
-    doubts.push({
-      name: "evidence",
-      expected: "two witnesses agree on each kill",
-      actual: `oom_kill of ${cgroup || "the run's cgroup"} grew by ${count}, and ${inside.length} of its processes ended with a SIGKILL that oomlab did not send`,
-      status: "inconclusive",
-      evidence: [line, ...inside.map((death) => death.line)],
-      note: closedLogWords(facts),
-    });
-  }
-  return { kills, doubts, counts, open: [...open] };
+    const inside = deaths.filter((death) => isIn(facts, death, cgroup, hits));
+    return { cgroup, count, line, deaths: inside, hits: own, group, isMemcg, limit };
+  });
+  return {
+    kills: scenes.flatMap((scene) => killsOf(facts, scene)),
+    doubts: scenes.filter(isDoubtful).map((scene) => doubtOf(facts, scene)),
+    counts,
+    open: [...new Set(scenes.filter(({ limit }) => limit === null).map((scene) => whyOpen(facts, scene)))],
+  };
 }
+
+/** A cgroup whose oom_kill grew. */
+interface Scene {
+  cgroup: string;
+  count: number;
+  /** The line of the record with its counters. */
+  line: number;
+  deaths: Death[];
+  hits: Hits;
+  /** How many of the kills emptied a cgroup because of memory.oom.group. */
+  group: number;
+  isMemcg: boolean;
+  /** The only limit that was hit at or above it. */
+  limit: LimitHit | null;
+}
+
+/** One for each SIGKILL, as far as oom_kill counts them. */
+function killsOf(facts: Facts, { cgroup, count, line, deaths, hits, group, isMemcg, limit }: Scene): Kill[] {
+  const start = eventsOf(facts.events, "process-start")[0]?.t ?? null;
+  // Of more SIGKILLs than kills it is open which were the kernel's, but not whose where all were of one process.
+  const surplus = deaths.length > count;
+  const single = new Set(deaths.map(({ process }) => process)).size === 1;
+  return deaths.slice(0, count).map((death) => ({
+    kind: isMemcg ? "memcg" : "unknown",
+    constraint: null,
+    trigger: "unknown",
+    oomMemcg: limit === null ? null : facts.cgroups.pathOf(limit.cgroup),
+    // A process may have made a cgroup below, whose counters were not read.
+    taskMemcg: ofUnread(facts, cgroup, "oom_kill") > 0 ? null : facts.cgroups.pathOf(cgroup),
+    group: group > 0,
+    limit: limit?.cgroup ?? null,
+    process: !surplus || single ? death.process : null,
+    witnesses: ["counters", "exit"],
+    // In a private pid namespace the kernel's log would show another pid.
+    victim: { ...UNSEEN, pid: surplus || facts.privatePids ? null : death.pid },
+    atMs: surplus || start === null ? null : Math.max(0, Math.round((death.t - start) / 1000)),
+    missing: ["header", "oom-kill", "stack", "sizes"],
+    evidence: [
+      ...new Set([line, ...hits.limits.map((hit) => hit.line), ...(surplus ? deaths : [death]).map((one) => one.line)]),
+    ],
+  }));
+}
+
+/** Whether some kill has one witness only, or it is open whom it hit. A group kill counts its chosen victim twice. */
+const isDoubtful = ({ count, deaths, group }: Scene): boolean =>
+  count > deaths.length + group || (deaths.length > count && new Set(deaths.map(({ process }) => process)).size > 1);
+
+const doubtOf = (facts: Facts, { cgroup, count, line, deaths }: Scene): Check => ({
+  name: "evidence",
+  expected: "two witnesses agree on each kill",
+  actual: `oom_kill of ${nameOf(cgroup)} grew by ${count}, and ${deaths.length} of its processes ended with a SIGKILL that oomlab did not send`,
+  status: "inconclusive",
+  evidence: [line, ...deaths.map((death) => death.line)],
+  note: closedLogWords(facts),
+});
+
+/** Why the limit, and perhaps the kind, of the kills in a cgroup is not known. */
+function whyOpen({ plan }: Facts, { cgroup, hits, isMemcg }: Scene): string {
+  if (isMemcg) {
+    const names = [...hits.limits.map((hit) => hit.cgroup), ...(hits.unread ? ["a cgroup that a process made"] : [])];
+    return `the limits of ${names.join(" and ")} were hit, and only the kernel log shows which of them each kill was for`;
+  }
+  if (hits.times > 0)
+    return `more processes were killed in ${nameOf(cgroup)} than its limits were hit: another kind of OOM kill is among them`;
+  const how = plan.cgroupVersion === 1 ? " (no OOM notification came)" : "";
+  return `no limit at or above ${nameOf(cgroup)} is known to have been hit${how}: the machine, a cpuset, or a cgroup above oomlab's may have been out of memory`;
+}
+
+const nameOf = (cgroup: string): string => cgroup || "the run's cgroup";
 
 /** What only the kernel's log says of a victim. */
 const UNSEEN: Victim = {
@@ -118,14 +148,6 @@ function claimed(of: Hits, hits: ReadonlyMap<string, Hits>, counts: KillCounts):
     if (limits.length > 0 && limits.every((hit) => names.has(hit.cgroup))) sum += counts.get(cgroup)?.count ?? 0;
   return Math.max(1, sum);
 }
-
-const severalHit = ({ limits, unread }: Hits): string =>
-  `the limits of ${[...limits.map(({ cgroup }) => cgroup), ...(unread ? ["a cgroup that a process made"] : [])].join(" and ")} were hit, and only the kernel log shows which of them each kill was for`;
-
-const noneHit = (facts: Facts, cgroup: string, { times }: Hits): string =>
-  times > 0
-    ? `more processes were killed in ${cgroup} than its limits were hit: another kind of OOM kill is among them`
-    : `no limit at or above ${cgroup || "the run's cgroup"} is known to have been hit${facts.plan.cgroupVersion === 1 ? " (no OOM notification came)" : ""}: the machine, a cpuset, or a cgroup above oomlab's may have been out of memory`;
 
 /** Whether a death was in a cgroup; one that may have been in several that count kills is in none for sure. */
 function isIn(facts: Facts, { process }: Death, cgroup: string, counting: ReadonlyMap<string, unknown>): boolean {
