@@ -87,7 +87,7 @@ export const stress: Shape<StressWorkload> = map(stressShape, (given, place) => 
     );
   }
   if (given.reserve === true && place.sound && !memory.some(({ kind }) => reservedKinds.includes(kind)))
-    return place.wrong(`expected one of ${reservedKinds.join(", ")}: the kernel reserves no other kind`);
+    return place.wrong(`reserve is for ${reservedKinds.join(", ")}: expected one of them beside it`);
   if (given.rate !== undefined && given.steps !== undefined) return place.wrong("rate and steps exclude each other");
   return {
     memory,
