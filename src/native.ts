@@ -137,8 +137,11 @@ export interface Addon {
   reapOrphans(except?: number[]): ExitInfo[];
   /** Effective capabilities as a bit mask in hex, e.g. from capget(2): "1fffeffffff". */
   capabilities(): string;
-  /** Maps `size` bytes of anonymous private memory, to be touched with MemoryRegion.touch. */
-  allocate(size: number, options?: { hugePages?: boolean; content?: "zero" | "pattern" | "random" }): MemoryRegion;
+  /** Maps `size` bytes of anonymous private memory, to be touched with MemoryRegion.touch. `reserve: false`: MAP_NORESERVE. */
+  allocate(
+    size: number,
+    options?: { hugePages?: boolean; reserve?: boolean; content?: "zero" | "pattern" | "random" },
+  ): MemoryRegion;
 }
 
 const root = new URL("../", import.meta.url);

@@ -49,10 +49,21 @@ function meminfo(): (name: string) => number {
   return (name) => values.get(name) ?? 0;
 }
 
+/** vm.overcommit_memory: 0 judges each request by itself, 1 grants all, 2 reserves everything, MAP_NORESERVE or not. */
+function overcommitMemory(): number | null {
+  const value = read("/proc/sys/vm/overcommit_memory").trim();
+  return value === "" ? null : Number(value);
+}
+
 /** What is of the moment in capabilities that were found earlier, on this machine. */
 export function probeAgain(earlier: Capabilities): Capabilities {
   const bytes = meminfo();
-  return { ...earlier, memAvailable: bytes("MemAvailable"), swapTotal: bytes("SwapTotal") };
+  return {
+    ...earlier,
+    memAvailable: bytes("MemAvailable"),
+    swapTotal: bytes("SwapTotal"),
+    overcommitMemory: overcommitMemory(),
+  };
 }
 
 /** Probes the machine oomlab stands on. Cheap (below 2 ms): it runs before every scenario file. `alone`: nothing else runs on it. */
@@ -79,6 +90,7 @@ export function probe({ alone = false }: { alone?: boolean } = {}): Capabilities
       .filter(([, bit]) => (effective >> BigInt(bit)) & 1n)
       .map(([name]) => name),
     oomScoreAdj: Number(read("/proc/self/oom_score_adj") || 0),
+    overcommitMemory: overcommitMemory(),
     hugetlbFree: Math.max(0, hugePages) * bytes("Hugepagesize"),
     oomKillers: alone ? [] : runningOomKillers(),
     systemd: systemd && {

@@ -15,6 +15,7 @@ export function notesOf(facts: Facts, found: OomKills): string[] {
     ...slowNotes(facts),
     ...machineNotes(facts),
     ...closedLogNotes(facts, found),
+    ...overcommitNotes(facts),
     ...(found.suppressed > 0
       ? [`the kernel's rate limit took the head of ${found.suppressed} OOM report(s) (callbacks suppressed)`]
       : []),
@@ -73,6 +74,27 @@ function closedLogNotes(facts: Facts, { kills, counted }: OomKills): string[] {
       ? [`${others} more OOM kill(s) on this machine in the meantime are known by their number only (/proc/vmstat)`]
       : []),
   ];
+}
+
+/** Workers that were refused memory though they asked for none to be reserved: vm.overcommit_memory=2 reserves all. */
+function overcommitNotes(facts: Facts): string[] {
+  const { plan, capabilities } = facts;
+  if (capabilities?.overcommitMemory !== 2) return [];
+  return plan.processes.flatMap(({ name, program, argv, rlimits }) => {
+    if (program !== "node" && !argv.includes("--no-reserve")) return [];
+    // These limits refuse with ENOMEM too.
+    if (rlimits.some(({ resource }) => resource === "AS" || resource === "DATA")) return [];
+    const refused = reportsOf(facts, name).find(
+      ({ report }) => report.type === "error" && report.errno === "ENOMEM" && /^(?:mmap|brk|shmget)$/.test(report.op),
+    );
+    const allow =
+      plan.machine === "vm" ? "machine: { sysctl: { vm.overcommit_memory: 0 } }" : "sysctl vm.overcommit_memory=0";
+    return refused === undefined
+      ? []
+      : [
+          `${name} got ENOMEM with vm.overcommit_memory=2, where the kernel refuses to map what it cannot reserve: \`${allow}\` allows it`,
+        ];
+  });
 }
 
 /** Limits that somebody else changed while the run was on. */
