@@ -12,6 +12,7 @@ Napi::Value Pipe(const Napi::CallbackInfo& info);
 Napi::Value Socketpair(const Napi::CallbackInfo& info);
 Napi::Value Lock(const Napi::CallbackInfo& info);
 Napi::Value FsMagic(const Napi::CallbackInfo& info);
+Napi::Value Xattr(const Napi::CallbackInfo& info);
 
 // Of this process.
 Napi::Value SetParentDeathSignal(const Napi::CallbackInfo& info);
