@@ -35,12 +35,24 @@ const config: ViteUserConfig = defineConfig({
       {
         extends: true,
         test: {
+          name: "distro",
+          include: ["test/distro/**/*.test.ts"],
+          retry,
+          fileParallelism: false,
+          testTimeout: 120_000,
+          hookTimeout: 600_000,
+          sequence: { groupOrder: 2 },
+        },
+      },
+      {
+        extends: true,
+        test: {
           name: "e2e",
           include: ["test/e2e/**/*.test.ts"],
           retry,
           fileParallelism: false,
           testTimeout: 180_000,
-          sequence: { groupOrder: 2 },
+          sequence: { groupOrder: 3 },
         },
       },
     ],

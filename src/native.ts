@@ -105,6 +105,8 @@ export interface Addon {
   pipe(): [number, number];
   /** socketpair(AF_UNIX, SOCK_STREAM, O_CLOEXEC): both ends blocking except the first, which is non-blocking. */
   socketpair(): [number, number];
+  /** sendto(2) of one datagram to a Unix socket. Throws the system call's error. */
+  sendDatagram(path: string, bytes: Uint8Array): void;
   /**
    * Searches so many blocks of a file from `offset` on, by threads, ahead of who takes the results. The descriptor must
    * stay open until `close`. `blockSize`: a multiple of 128; `threads` 0: as many as serve.

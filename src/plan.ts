@@ -40,6 +40,13 @@ export interface Hierarchy {
   occupied?: boolean;
 }
 
+/** A manager that makes scopes in the slices that are the hierarchies' directories. */
+export interface Systemd {
+  manager: "system" | "user";
+  /** The scope of all runs of this process, which moves into it itself; null: each run has its own. */
+  scope: string | null;
+}
+
 /** What one machine can do, as probed. Sizes in bytes. */
 export interface Capabilities {
   kernel: string;
@@ -64,8 +71,8 @@ export interface Capabilities {
   hugetlbFree: number;
   /** Userspace OOM killers at work here (systemd-oomd, earlyoom ...). */
   oomKillers: string[];
-  /** systemd owns the cgroup tree: a delegated scope is asked for. */
-  systemd: boolean;
+  /** The systemd that owns the cgroup tree and delegates a scope to a run; null: none does. */
+  systemd: Systemd | null;
   initPidNamespace: boolean;
 }
 
@@ -126,9 +133,9 @@ export interface Plan {
   skip: string | null;
   /**
    * The run's own cgroup: its name, its directory in the hierarchy (absent: the name; "" in a VM of Pods, whose tree
-   * stands at the root), and its path as the kernel's log names it.
+   * stands at the root), its path as the kernel's log names it, and the unit of systemd's that it lies in, if any.
    */
-  top: { name: string; directory?: string; path: string; writes: PlannedWrite[] };
+  top: { name: string; directory?: string; scope?: string; path: string; writes: PlannedWrite[] };
   cgroups: PlannedCgroup[];
   processes: PlannedProcess[];
   steps: PlannedStep[];

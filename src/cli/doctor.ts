@@ -168,7 +168,10 @@ async function host(): Promise<Finding[]> {
     {
       name: "systemd",
       ok: true,
-      detail: caps.systemd ? "owns the cgroup tree: a delegated scope is asked for" : "does not own the cgroup tree",
+      detail:
+        caps.systemd === null
+          ? "delegates nothing to oomlab here"
+          : `${caps.systemd.manager === "user" ? "this user's instance" : "it"} owns the cgroup tree: a run gets a delegated scope`,
       hint: null,
       needed: false,
     },

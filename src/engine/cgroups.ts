@@ -15,7 +15,7 @@ import { MachineError, OomlabError } from "../errors.ts";
 import type { Addon } from "../native.ts";
 import { type Capabilities, directoryOf, hierarchyOf, type Plan, type PlannedWrite } from "../plan.ts";
 import type { Emit } from "../record.ts";
-import type { DelegatedScope } from "./delegate.ts";
+import type { HeldScope } from "./delegate.ts";
 
 /** linux/magic.h CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC. */
 const cgroupMagic = new Set([0x27e0eb, 0x63677270]);
@@ -38,7 +38,7 @@ export class RunCgroups {
   #driver: CgroupDriver | null = null;
   #parent: string | null = null;
   #cpusetParent: string | null = null;
-  #scope: DelegatedScope | null = null;
+  #scope: HeldScope | null = null;
 
   constructor(plan: Plan, caps: Capabilities, addon: Addon, emit: Emit) {
     this.#plan = plan;
@@ -69,14 +69,16 @@ export class RunCgroups {
         this.#caps.cgroupProblems[this.#plan.cgroupVersion] ?? "no usable cgroup hierarchy",
       );
     let { directory } = hierarchy;
+    const { scope } = this.#plan.top;
+    if (scope !== undefined) {
+      const { heldScope, enterScope } = await import("./delegate.ts");
+      if (this.#caps.systemd?.manager === "user") await enterScope(scope, hierarchy.path);
+      else this.#scope = await heldScope(this.#addon, scope, hierarchy);
+      directory = join(directory, scope);
+    }
     if (!cgroupMagic.has(this.#addon.fsMagic(directory)))
       throw new MachineError("NO_CGROUP", `${directory} is on no cgroup filesystem`);
-    if (hierarchy.occupied) leaveDirectory(directory);
-    if (this.#caps.systemd) {
-      const { delegatedScope } = await import("./delegate.ts");
-      this.#scope = await delegatedScope(this.#addon, this.#plan.top.name, this.#plan.cgroupVersion, hierarchy.mount);
-      ({ directory } = this.#scope);
-    }
+    if (hierarchy.occupied || this.#caps.systemd?.manager === "user") leaveDirectory(directory);
     const usesCpuset = this.#plan.cgroups.some(({ writes }) => writes.some(({ file }) => file.startsWith("cpuset.")));
     const cpusetDirectory = usesCpuset ? hierarchy.cpusetDirectory : null;
     this.#parent = directory;

@@ -1,45 +1,38 @@
 /** Where systemd owns the cgroup tree, it is asked for a part of it (https://systemd.io/CGROUP_DELEGATION). */
-import { closeSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { cgroupOf, removeDirectory } from "../cgroup/index.ts";
 import { MachineError } from "../errors.ts";
 import type { Addon, ExitInfo } from "../native.ts";
+import type { Hierarchy } from "../plan.ts";
 
-export interface DelegatedScope {
-  /** The scope's directory in the memory controller's hierarchy. */
-  directory: string;
+export interface HeldScope {
+  /** Lets the scope go; resolves when systemd has removed it, or has had time to. */
   close(): Promise<void>;
 }
 
 const waitMs = 10_000;
+const goneMs = 2_000;
+
+/** Of the unit, in systemctl's lists. */
+const description = "oomlab: the cgroups of a run";
 
 /**
- * Asks systemd for a transient scope with `Delegate=yes`, held open by a `sleep` of ours.
- * `mount`: the hierarchy's mount point. Throws MachineError with systemd-run's own words where it is refused.
+ * As root: a transient scope with `Delegate=yes` in system.slice, held open by a `sleep` of ours; this process stays
+ * where it is. `hierarchy`: the one that the run uses, its directory the slice. Throws MachineError with systemd-run's
+ * own words where it is refused.
  */
-export async function delegatedScope(
-  addon: Addon,
-  name: string,
-  version: 1 | 2,
-  mount: string,
-  systemdRun = "/usr/bin/systemd-run",
-): Promise<DelegatedScope> {
-  const user = process.getuid?.() === 0 ? [] : ["--user"];
+export async function heldScope(addon: Addon, scope: string, hierarchy: Hierarchy): Promise<HeldScope> {
+  const { version } = hierarchy;
+  const directory = join(hierarchy.directory, scope);
   const [output, write] = addon.pipe();
   let ended: ExitInfo | null = null;
   const holder = addon.spawn({
-    file: systemdRun,
+    file: "/usr/bin/systemd-run",
     args: [
-      "systemd-run",
-      ...user,
-      "--scope",
-      "--quiet",
-      "--collect",
-      `--unit=${name}`,
-      "-p",
-      "Delegate=yes",
-      "sleep",
-      "infinity",
+      ...["systemd-run", "--scope", "--quiet", "--collect", `--unit=${scope}`, "--slice=system.slice"],
+      ...[`--description=${description}`, "--property=Delegate=yes", "sleep", "infinity"],
     ],
     env: Object.entries(process.env).map(([key, value]) => `${key}=${value}`),
     stdio: [-1, write, write],
@@ -52,47 +45,89 @@ export async function delegatedScope(
       done();
     });
   });
-  const close = async (directory: string | null): Promise<void> => {
+  const leaf = join(directory, "holder");
+  const close = async (): Promise<void> => {
     addon.signal(holder, 9);
     await exited;
     closeSync(output);
-    // systemd removes the scope itself; the leaf is ours.
-    if (directory !== null && version === 2) rmdirSync(join(directory, "holder"));
+    // systemd removes an empty scope with all that is in it; whoever is second finds nothing.
+    if (version === 2) removeDirectory(leaf);
+    await until(() => !existsSync(directory), goneMs);
   };
   try {
-    const deadline = performance.now() + waitMs;
-    for (;;) {
-      if (ended !== null)
-        throw new MachineError(
-          "NO_SCOPE",
-          `systemd-run could not make a delegated scope: ${readFileSync(output, "utf8").trim()}`,
-          { hint: "run oomlab as root, or in a session with a systemd user instance" },
-        );
-      const path = cgroupPath(readFileSync(`/proc/${holder.pid}/cgroup`, "latin1"), version);
-      if (path?.includes(`${name}.scope`)) {
-        const directory = join(mount, path);
-        if (version === 2) {
-          // The scope may pass controllers on only when it holds no process itself.
-          mkdirSync(join(directory, "holder"), { recursive: true });
-          writeFileSync(join(directory, "holder", "cgroup.procs"), String(holder.pid));
-        }
-        return { directory, close: () => close(directory) };
-      }
-      if (performance.now() > deadline)
-        throw new MachineError("NO_SCOPE", `systemd did not make the scope ${name}.scope within ${waitMs / 1000} s`);
-      await sleep(5);
+    const controller = version === 2 ? "cgroup2" : "memory";
+    const isIn = (): boolean => cgroupOf(readStatus(holder.pid), controller) === `${hierarchy.path}/${scope}`;
+    await until(() => ended !== null || isIn(), waitMs);
+    if (ended !== null)
+      throw refused(`systemd-run could not make a delegated scope: ${readFileSync(output, "utf8").trim()}`);
+    if (!isIn()) throw refused(`systemd did not make the scope ${hierarchy.path}/${scope} within ${waitMs / 1000} s`);
+    if (version === 2) {
+      // The scope may pass controllers on only when it holds no process itself.
+      mkdirSync(leaf, { recursive: true });
+      writeFileSync(join(leaf, "cgroup.procs"), String(holder.pid));
     }
+    return { close };
   } catch (error) {
-    await close(null);
+    await close();
     throw error;
   }
 }
 
-/** A process's cgroup in the memory controller's hierarchy, from the text of /proc/PID/cgroup. */
-function cgroupPath(text: string, version: 1 | 2): string | null {
-  for (const line of text.split("\n")) {
-    const [id, controllers, ...path] = line.split(":");
-    if (version === 2 ? id === "0" : controllers?.split(",").includes("memory")) return path.join(":");
+/**
+ * As a user: moves this process into a scope of the user's own systemd instance, where it may make cgroups and start
+ * processes in them (a login session's cgroup is root's, and nobody but root moves a process out of it). systemd removes
+ * the scope when this process ends. Once a process; `slice`: the path of the slice.
+ */
+export async function enterScope(scope: string, slice: string): Promise<void> {
+  const isIn = (): boolean => {
+    const path = cgroupOf(readStatus("self"), "cgroup2");
+    return path === `${slice}/${scope}` || path?.startsWith(`${slice}/${scope}/`) === true;
+  };
+  if (isIn()) return;
+  // org.freedesktop.systemd1(5), StartTransientUnit: what systemd-run --scope asks for, of a process that runs already.
+  const properties = [
+    ...["PIDs", "au", "1", String(process.pid)],
+    ...["Delegate", "b", "true"],
+    ...["Slice", "s", "app.slice"],
+    ...["CollectMode", "s", "inactive-or-failed"],
+    ...["Description", "s", description],
+  ];
+  const { execFile } = await import("node:child_process");
+  const words = await new Promise<string | null>((resolve) => {
+    execFile(
+      "busctl",
+      [
+        `--address=unix:path=/run/user/${process.getuid?.() ?? 0}/bus`,
+        ...["--quiet", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1"],
+        ...["org.freedesktop.systemd1.Manager", "StartTransientUnit", "ssa(sv)a(sa(sv))"],
+        ...[scope, "fail", "5", ...properties, "0"],
+      ],
+      { timeout: waitMs },
+      (error, _stdout, stderr) => resolve(error === null ? null : stderr.trim() || error.message),
+    );
+  });
+  if (words !== null) throw refused(`this user's systemd instance made no delegated scope: ${words}`);
+  await until(isIn, waitMs);
+  if (!isIn())
+    throw refused(`this user's systemd instance did not make the scope ${slice}/${scope} within ${waitMs / 1000} s`);
+}
+
+const refused = (message: string): MachineError =>
+  new MachineError("NO_SCOPE", message, {
+    hint: "run oomlab as root, in a cgroup delegated to it (systemd-run --scope -p Delegate=yes oomlab ...), or in a VM (--machine vm)",
+  });
+
+/** Waits until something holds, or the time is up. */
+async function until(holds: () => boolean, ms: number): Promise<void> {
+  const deadline = performance.now() + ms;
+  while (!holds() && performance.now() < deadline) await sleep(5);
+}
+
+/** /proc/PID/cgroup; "" where the process is gone. */
+function readStatus(pid: number | "self"): string {
+  try {
+    return readFileSync(`/proc/${pid}/cgroup`, "latin1");
+  } catch {
+    return "";
   }
-  return null;
 }

@@ -1,7 +1,7 @@
 /** What this kernel and this user can do, found by looking. */
 import { closeSync, constants, existsSync, openSync, readFileSync, readdirSync, readlinkSync } from "node:fs";
 import { availableParallelism, release } from "node:os";
-import { probeCgroups } from "../cgroup/index.ts";
+import { probeCgroups, underSystemd } from "../cgroup/index.ts";
 import type { Capabilities } from "../plan.ts";
 
 const read = (path: string): string => {
@@ -76,12 +76,13 @@ export function probe({ alone = false }: { alone?: boolean } = {}): Capabilities
   const bytes = meminfo();
   const status = read("/proc/self/status");
   const effective = BigInt(`0x${/^CapEff:\s+([0-9a-f]+)/m.exec(status)?.[1] ?? "0"}`);
-  const { hierarchies, memoryController, hybrid, problems } = probeCgroups("/");
+  const uid = process.getuid?.() ?? -1;
+  const { hierarchies, memoryController, hybrid, problems, systemd } = underSystemd("/", uid, probeCgroups("/"));
   const hugePages = bytes("HugePages_Free") - bytes("HugePages_Rsvd");
   return {
     kernel: release(),
     cpus: availableParallelism(),
-    uid: process.getuid?.() ?? -1,
+    uid,
     memTotal: bytes("MemTotal"),
     memAvailable: bytes("MemAvailable"),
     swapTotal: bytes("SwapTotal"),
@@ -96,7 +97,10 @@ export function probe({ alone = false }: { alone?: boolean } = {}): Capabilities
     oomScoreAdj: Number(read("/proc/self/oom_score_adj") || 0),
     hugetlbFree: Math.max(0, hugePages) * bytes("Hugepagesize"),
     oomKillers: alone ? [] : [...new Set(runningOomKillers().map(({ name }) => name))].toSorted(),
-    systemd: existsSync("/run/systemd/system"),
+    systemd: systemd && {
+      manager: systemd.manager,
+      scope: systemd.manager === "user" ? `oomlab-run-${process.pid}.scope` : null,
+    },
     initPidNamespace: linkIs("/proc/self/ns/pid", "pid:[4026531836]"),
   };
 }

@@ -9,6 +9,9 @@ import { hierarchyOf, passControllers, translate, untellable } from "./versions.
 
 const defaultTimeoutMs = 60_000;
 
+/** The unit of systemd's in which a run lies; no run's own name. */
+const scopeOf = (runName: string): string => `${runName.replace("oomlab-", "oomlab-run-")}.scope`;
+
 /**
  * The scenario on one machine: what `host` and `vm` have in common. `laid`: its Pods, already in it; `timeoutMs`: in
  * place of the scenario's own.
@@ -23,7 +26,9 @@ export function layOut(
   const { version, runName: topName } = machine;
   const hierarchy = hierarchyOf(caps, version);
   // In a VM of its own the kubelet's tree stands where it stands on a node.
-  const topPath = machine.atRoot && laid !== undefined ? "" : `${hierarchy?.path ?? ""}/${topName}`;
+  const atRoot = machine.atRoot && laid !== undefined;
+  const scope = atRoot || !hierarchy || caps.systemd === null ? null : (caps.systemd.scope ?? scopeOf(topName));
+  const topPath = atRoot ? "" : [hierarchy?.path ?? "", ...(scope === null ? [] : [scope]), topName].join("/");
   const names = cgroupNames(scenario);
   const processes = scenario.processes.map((spec) => planProcess(spec, scenario, caps));
 
@@ -67,7 +72,13 @@ export function layOut(
     line: scenario.line,
     cgroupVersion: version,
     skip,
-    top: { name: topName, path: topPath, writes: passed.writes, ...(topPath === "" ? { directory: "" } : {}) },
+    top: {
+      name: topName,
+      ...(scope === null ? {} : { scope }),
+      path: topPath,
+      writes: passed.writes,
+      ...(topPath === "" ? { directory: "" } : {}),
+    },
     cgroups,
     processes: processes.map((process) =>
       process.cgroup === null || laid === undefined ? process : { ...process, cgroup: laid.nameOf(process.cgroup) },

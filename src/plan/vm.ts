@@ -120,7 +120,7 @@ export function vmCapabilities(spec: VmSpec, version: CgroupVersion): Capabiliti
     oomScoreAdj: -1000,
     hugetlbFree: Number(spec.sysctl["vm.nr_hugepages"] ?? 0) * 2 * mebibyte,
     oomKillers: [],
-    systemd: false,
+    systemd: null,
     initPidNamespace: true,
   };
 }

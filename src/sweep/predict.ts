@@ -33,7 +33,7 @@ const anyMachine: Capabilities = {
   oomScoreAdj: 0,
   hugetlbFree: 2 ** 46,
   oomKillers: [],
-  systemd: false,
+  systemd: null,
   initPidNamespace: true,
 };
 

@@ -39,13 +39,10 @@ export function cgroupNames({ cgroups, top }: Plan): CgroupNames {
         const made = [...names.keys(), "unlimited"].some((directory) => directory.split("/", 1)[0] === first);
         return made ? nameOf(inside) : null;
       }
-      // Our run's cgroup is told by its unique name, whatever stands before it (a container's or a scope's path).
-      const marker = `/${top.name}`;
-      const start = path.indexOf(marker);
-      if (start < 0) return null;
-      const rest = path.slice(start + marker.length);
-      if (rest === "") return "";
-      return rest.startsWith("/") ? nameOf(rest.slice(1)) : null;
+      // The run's own cgroup is known by its unique name, whatever is above it: a container's path, a scope's.
+      const segments = path.split("/");
+      const own = segments.indexOf(top.name);
+      return own < 0 ? null : nameOf(segments.slice(own + 1).join("/"));
     },
   };
 }

@@ -28,7 +28,7 @@ export function machineWith(changes: Partial<Capabilities> = {}, versions: (1 | 
     oomScoreAdj: 0,
     hugetlbFree: 0,
     oomKillers: [],
-    systemd: false,
+    systemd: null,
     initPidNamespace: true,
     ...changes,
   };
