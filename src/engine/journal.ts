@@ -1,5 +1,5 @@
 /** What the journal has of the userspace OOM killers' own words (man 7 systemd.journal-fields). */
-import { closeSync } from "node:fs";
+import { closeSync, readdirSync } from "node:fs";
 import { userInfo } from "node:os";
 import { MachineError } from "../errors.ts";
 import type { Addon } from "../native.ts";
@@ -33,7 +33,7 @@ const units: Readonly<Record<string, string>> = {
 
 /** Lines about a kill. The others stay out of the record: earlyoom prints command lines of any process. */
 const aboutKills =
-  /^(?:low memory! |sending SIG|escalating to SIG|dryrun, |Killed |Marked |oomd kill: |Victim status |\s+PID: |Implementing a corrective action|\s+Sending SIG)/;
+  /^(?:low memory! |sending SIG[A-Z]+ to process |escalating to SIG|dryrun, |Killed |Marked |oomd kill: |Victim status |\s+PID: |Implementing a corrective action|\s+Sending SIG)/;
 
 const limit = { ms: 3_000, bytes: 4 << 20, lines: 400 };
 
@@ -67,13 +67,23 @@ export async function readKillerJournal(addon: Addon, sinceMs: number): Promise<
       ? `it has more than ${limit.lines} lines about kills`
       : /insufficient permissions|not seeing messages/.test(stderr)
         ? "no permission to read the system's journal"
-        : /No journal files were found/.test(stderr)
-          ? "it has no files"
+        : !hasFiles()
+          ? "journald keeps none"
           : code === 0
             ? null
             : `journalctl failed: ${stderr.trim().split("\n")[0] ?? ""}`);
   return { lines, problem, hint: problem?.startsWith("no permission") ? permissionHint() : null };
 }
+
+/** Whether journald keeps a journal: without one journalctl succeeds and prints nothing. */
+const hasFiles = (): boolean =>
+  ["/run/log/journal", "/var/log/journal"].some((folder) => {
+    try {
+      return readdirSync(folder, { recursive: true, encoding: "utf8" }).some((name) => name.endsWith(".journal"));
+    } catch {
+      return false;
+    }
+  });
 
 const permissionHint = (): string =>
   `run oomlab as root, or \`sudo usermod -aG systemd-journal ${userInfo().username}\` and log in again`;

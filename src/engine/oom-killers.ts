@@ -116,8 +116,8 @@ export class OomKillerWitness {
     );
     // In a private pid namespace the kernel's log has other numbers: as many SIGKILLs as it has kills are explained.
     const killed = this.#caps.initPidNamespace ? 0 : this.#killed.size;
-    const explained = left.filter(([, { signal }]) => signal === "SIGKILL").slice(0, killed);
-    return left.filter((end) => !explained.includes(end)).map(([pid]) => pid);
+    const explained = new Set(left.filter(([, { signal }]) => signal === "SIGKILL").slice(0, killed));
+    return left.filter((end) => !explained.has(end)).map(([pid]) => pid);
   }
 
   /** The run's own cgroup as a path below the mount point, and the directories that can have a mark. */

@@ -58,14 +58,16 @@ export function otherEndWords(facts: Facts, { sender, exit, ended }: OtherEnd): 
   return `${what} by ${by} ("${words}")`;
 }
 
-/** A signal from outside that nothing explains, with what is known of who runs on this machine. */
+/** A signal from outside that nothing explains, with what is known of who may have sent it. */
 export function unexplainedWords(facts: Facts, signal: string): string {
   const running = [...new Set(killerEvidence(facts).running.map(({ name }) => name))];
-  const silence =
-    running.length === 0
-      ? ""
-      : `; ${running.join(" and ")} ${running.length > 1 ? "run" : "runs"} on this machine, and the journal shows no such kill`;
-  return `a ${signal} that no kernel record or counter explains${silence}`;
+  const who =
+    running.length > 0
+      ? `; ${running.join(" and ")} ${running.length > 1 ? "run" : "runs"} on this machine${journalWords(facts)}`
+      : facts.privatePids
+        ? "; an OOM killer outside this container cannot be seen from here: `journalctl -u systemd-oomd -u earlyoom` on its host"
+        : "";
+  return `a ${signal} that no kernel record or counter explains${who}`;
 }
 
 /** The signal of ours that a process ended by or, if it caught that, after. */
@@ -82,7 +84,7 @@ const harmless: ReadonlySet<string> = new Set(["SIGCONT", "SIGSTOP", "SIGTSTP", 
 function journalWords({ events }: Facts): string {
   const journal = eventsOf(events, "journal").at(-1);
   if (!journal) return "";
-  if (journal.problem === null) return " (the journal has no word of it)";
+  if (journal.problem === null) return " (the journal shows no such kill)";
   return ` (its journal could not be read whole: ${journal.problem}${journal.hint === null ? "" : `; ${journal.hint}`})`;
 }
 

@@ -58,10 +58,10 @@ export interface Sender {
   evidence: number[];
 }
 
-/** A kill that a killer says it made: of a process, or of all in a cgroup. */
+/** A kill of one process that a killer says it made. */
 interface Statement {
   by: string;
-  pid: number | null;
+  pid: number;
   text: string;
   lines: number[];
 }
@@ -74,8 +74,8 @@ export function oomKillerOf(ended: EndedProcess, evidence: KillerEvidence): Send
 /** earlyoom and nohang name the pid. */
 function byPid({ pid, children }: EndedProcess, { words }: KillerEvidence): Sender | null {
   const all = statementsOf(words);
-  const own = all.find((statement) => statement.pid !== null && statement.pid === pid);
-  const found = own ?? all.find((statement) => statement.pid !== null && children.has(statement.pid));
+  const own = all.find((statement) => statement.pid === pid);
+  const found = own ?? all.find((statement) => children.has(statement.pid));
   if (!found) return null;
   return { by: found.by, words: found.text, confidence: "proven", child: found !== own, evidence: found.lines };
 }
@@ -130,21 +130,21 @@ function byElimination({ signal }: EndedProcess, evidence: KillerEvidence): Send
 /** Killers that send nothing but SIGKILL, to whole cgroups. */
 const endsCgroups: ReadonlySet<string> = new Set(["systemd-oomd", "oomd"]);
 
-/** Kills by pid, in the order of the lines. */
-function statementsOf(words: readonly KillerWords[]): Statement[] {
-  return [...words.filter(({ killer }) => killer === "earlyoom")]
-    .reduce<Statement[]>(takeEarlyoom(), [])
-    .concat(nohangStatements(words.filter(({ killer }) => killer === "nohang")));
-}
+/** Kills by pid. */
+const statementsOf = (words: readonly KillerWords[]): Statement[] => [
+  ...earlyoomStatements(words.filter(({ killer }) => killer === "earlyoom")),
+  ...nohangStatements(words.filter(({ killer }) => killer === "nohang")),
+];
 
 /**
  * `sending SIGTERM to process 535 uid 0 "python3": ...`, later perhaps `escalating to SIGKILL after 6.297 seconds`.
  * earlyoom 1.8 prints the victim's command line raw, newlines and all: what claims to be a further kill at the very same
  * moment is the victim's text.
  */
-function takeEarlyoom(): (all: Statement[], words: KillerWords) => Statement[] {
+function earlyoomStatements(words: readonly KillerWords[]): Statement[] {
+  const all: Statement[] = [];
   let last = -1;
-  return (all, { text, us, line }) => {
+  for (const { text, us, line } of words) {
     const pid = /^sending SIG(?:TERM|KILL) to process (\d+) uid \d+ "/.exec(text)?.[1];
     const open = all.at(-1);
     if (pid !== undefined) {
@@ -154,8 +154,8 @@ function takeEarlyoom(): (all: Statement[], words: KillerWords) => Statement[] {
       open.text += `; ${text}`;
       open.lines.push(line);
     } else if (text.startsWith("dryrun, ")) all.pop();
-    return all;
-  };
+  }
+  return all;
 }
 
 /** `Victim status (found in 3ms):`, `  PID:       535, name: ...`, then `  Sending SIGTERM to the victim`; forged ones as earlyoom's. */
@@ -181,7 +181,8 @@ function nohangStatements(words: readonly KillerWords[]): Statement[] {
 /** Whether a line says that the killer ended all in this cgroup, in one above it or in one below. */
 function names(killer: string, text: string, cgroup: string): boolean {
   if (killer === "systemd-oomd") {
-    const rest = ["Killed ", "Marked "].find((word) => text.startsWith(word)) === undefined ? null : text.slice(7);
+    // `Marked PATH for killing due to ...`: systemd 258, which ends it a little later.
+    const rest = /^(?:Killed|Marked) (?=\/)/.test(text) ? text.slice("Killed ".length) : null;
     if (rest === null) return false;
     const end = / (?:for killing )?due to memory /;
     return (
