@@ -1,4 +1,5 @@
 import { execFile, execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
 import {
   closeSync,
   constants,
@@ -74,7 +75,12 @@ function helper(script: string) {
   const child = spawn(process.execPath, ["-e", `const addon = require(${JSON.stringify(addonPath)});\n${script}`], {
     stdio: ["ignore", "pipe", "inherit"],
   });
-  onTestFinished(() => void child.kill("SIGKILL"));
+  const end = once(child, "exit");
+  // Until Node has reaped it, it would pass for an orphan in another test.
+  onTestFinished(async () => {
+    child.kill("SIGKILL");
+    await end;
+  });
   return child;
 }
 
