@@ -1,5 +1,5 @@
 /** What this kernel and this user can do, found by looking. */
-import { existsSync, readFileSync, readdirSync, readlinkSync } from "node:fs";
+import { readFileSync, readdirSync, readlinkSync } from "node:fs";
 import { availableParallelism, release } from "node:os";
 import { probeCgroups, underSystemd } from "../cgroup/index.ts";
 import type { Capabilities } from "../plan.ts";
