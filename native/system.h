@@ -14,6 +14,7 @@ Napi::Value SendDatagram(const Napi::CallbackInfo& info);
 Napi::Value Lock(const Napi::CallbackInfo& info);
 Napi::Value MountDetached(const Napi::CallbackInfo& info);
 Napi::Value FsMagic(const Napi::CallbackInfo& info);
+Napi::Value Xattr(const Napi::CallbackInfo& info);
 
 // Of this process.
 Napi::Value SetParentDeathSignal(const Napi::CallbackInfo& info);

@@ -118,7 +118,9 @@ export type RunEventBody =
   | { type: "counters"; cgroup: string; moment: SnapshotMoment; counters: Counters }
   | { type: "vmstat"; moment: SnapshotMoment; oomKill: number | null }
   | ({ type: "kmsg" } & Omit<KmsgRecord, "line">)
-  | { type: "kmsg-lost"; afterSeq: number | null }
+  | { type: "kmsg-lost"; afterSeq: number | null; reason?: string }
+  /** Where the kernel's log is read from; null: nowhere, and what opens it. Absent in records of old: /dev/kmsg. */
+  | { type: "kernel-log"; source: "kmsg" | "journal" | null; problem: string | null; hint: string | null }
   /** Whether the fourth witness is there from now on; null: it is, else why not. */
   | { type: "trace"; problem: string | null }
   /** A SIGKILL or SIGTERM to any process of the machine (signal:signal_generate); pids as the kernel's log has them. */
@@ -165,6 +167,19 @@ export type RunEventBody =
     }
   /** The OOM killer came for a cgroup: on v2 memory.events changed, on v1 `count` notifications by its eventfd. */
   | { type: "oom-event"; cgroup: string; file: string; count: number }
+  /** Userspace OOM killers on this machine, as found when the run ended. `unit`: the systemd unit that one runs in. */
+  | { type: "oom-killers"; running: { name: string; pid: number; unit: string | null }[] }
+  /** A line about a kill that a userspace OOM killer wrote to the journal during the run. `us`: CLOCK_REALTIME. */
+  | { type: "oom-killer-log"; killer: string; pid: number | null; us: number; text: string }
+  /** The journal was searched for such lines; `problem`: why some of them may be missing, null if none is. */
+  | { type: "journal"; problem: string | null; hint: string | null }
+  /** The extended attributes by which oomd and systemd-oomd mark what they kill, of the run's cgroups and those above. `top`: the run's own cgroup, below the hierarchy's mount point. */
+  | {
+      type: "oomd-marks";
+      moment: "before" | "end";
+      top: string;
+      marks: { path: string; name: string; count: number }[];
+    }
   | KubeletEvent
   | { type: "timeout"; ms: number }
   | { type: "interrupted"; reason: string }

@@ -6,7 +6,8 @@ import type { Cause } from "./cause/index.ts";
 import type { OomKill } from "./kmsg/index.ts";
 import type { Plan } from "./plan.ts";
 import { eventsOf, type RunEvent } from "./record.ts";
-import { causesOf } from "./verdict/causes.ts";
+import { causesOf, confirmed } from "./verdict/causes.ts";
+import { otherEndsOf } from "./verdict/ends.ts";
 import type { EvictionSeen } from "./verdict/evictions.ts";
 import { expectationChecks } from "./verdict/expectations.ts";
 import { type Facts, factsOf } from "./verdict/facts.ts";
@@ -31,6 +32,9 @@ export interface Check {
   note?: string;
 }
 
+/** Who was killed, as the kernel's log has it; without a log its pid at most is known. */
+export type Victim = Omit<OomKill["victim"], "pid" | "comm"> & { pid: number | null; comm: string | null };
+
 /** Sizes in bytes; null: nobody observed it. */
 export interface Kill {
   kind: Kind;
@@ -43,7 +47,7 @@ export interface Kill {
   limit: string | null;
   process: string | null;
   witnesses: Witness[];
-  victim: OomKill["victim"];
+  victim: Victim;
   /** Milliseconds from the start of the first process, as read: up to one sample (50 ms) late. */
   atMs: number | null;
   /** Records of the report that are missing. */
@@ -54,7 +58,8 @@ export interface Kill {
 export interface Observed {
   oom: Kind;
   kills: Kill[];
-  foreignKills: Kill[];
+  /** Null: the kernel's log was not readable. */
+  foreignKills: Kill[] | null;
   processes: Record<
     string,
     {
@@ -98,11 +103,12 @@ export function judge(events: readonly RunEvent[]): Verdict {
     return skippedVerdict(run.plan, run.plan.machine === "host" ? (run.capabilities?.kernel ?? null) : null);
   const facts = factsOf(run, events);
   const found = oomKillsOf(facts);
-  const workloads = workloadChecks(facts, found.kills);
+  const others = confirmed(facts, otherEndsOf(facts, found.kills));
+  const causes = causesOf(facts, found, others);
+  const workloads = workloadChecks(facts, found.kills, others, causes);
   const unreached = workloads.some(({ status }) => status === "inconclusive");
-  const checks = [...expectationChecks(facts, found, unreached), ...found.doubts, ...workloads];
-  const causes = causesOf(facts, found);
-  const notes = notesOf(facts, found, causes);
+  const checks = [...expectationChecks(facts, found, others, unreached), ...found.doubts, ...workloads];
+  const notes = notesOf(facts, found, { others, causes });
   const base = {
     ...identity(facts.plan, kernelOf(facts)),
     durationMs: eventsOf(events, "end")[0]?.durationMs ?? null,

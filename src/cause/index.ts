@@ -52,7 +52,13 @@ export interface OomKillFacts {
   limit: string | null;
   oomMemcg: string | null;
   witnesses: readonly string[];
-  victim: { pid: number; comm: string; anonRss: number | null; fileRss: number | null; shmemRss: number | null };
+  victim: {
+    pid: number | null;
+    comm: string | null;
+    anonRss: number | null;
+    fileRss: number | null;
+    shmemRss: number | null;
+  };
 }
 
 export interface Cause<Kill extends OomKillFacts = OomKillFacts> {
@@ -180,9 +186,12 @@ function cause<Kill extends OomKillFacts>(
 const byKernel = { kind: "kernel", pid: null, comm: null, words: null };
 
 function kernelKill<Kill extends OomKillFacts>(death: Death<Kill>): Cause<Kill> | null {
-  const found = death.kills.find(({ kill }) => kill.victim.pid === death.pid && death.exit.signal === "SIGKILL");
+  // Without a log only its end says that it was the process itself.
+  const isOwn = (kill: Kill): boolean =>
+    kill.victim.pid === null ? kill.witnesses.includes("exit") : kill.victim.pid === death.pid;
+  const found = death.exit.signal === "SIGKILL" ? death.kills.find(({ kill }) => isOwn(kill)) : undefined;
   if (found) return oomCause(death, found, `${death.name} was killed`);
-  // A group kill prints `Killed process` for each member; what is only in the trace has no kind.
+  // The kind is the log's to say.
   const traced = death.signals?.find((one) => one.pid === death.pid && one.victim && one.signal === death.exit.signal);
   if (!traced) return null;
   return cause(
@@ -193,15 +202,17 @@ function kernelKill<Kill extends OomKillFacts>(death: Death<Kill>): Cause<Kill> 
   );
 }
 
+const childWords = ({ victim: { pid, comm } }: OomKillFacts): string =>
+  `${comm === null ? "a child of it" : `its child ${comm}`}${pid === null ? "" : ` (pid ${pid})`}`;
+
 /** A child that the kernel killed and that its parent did not survive. */
 function childKill<Kill extends OomKillFacts>(death: Death<Kill>): Cause<Kill> | null {
   const [found] = death.kills;
   if (!found || death.exit.code === 0) return null;
-  const { pid, comm } = found.kill.victim;
   const made = oomCause(
     death,
     found,
-    `${death.name} ended with ${endWords(death.exit)}, for its child ${comm} (pid ${pid}) was killed`,
+    `${death.name} ended with ${endWords(death.exit)}, for ${childWords(found.kill)} was killed`,
   );
   return { ...made, confidence: death.exit.code === 137 ? made.confidence : "likely" };
 }
@@ -400,10 +411,7 @@ function ownExit<Kill extends OomKillFacts>(death: Death<Kill>): Cause<Kill> {
   const { exit, name, noKill } = death;
   const evidence = [exitEvidence(death), ...(noKill === null ? [] : [noKill])];
   const [child] = death.kills;
-  const lost =
-    child === undefined
-      ? ""
-      : `; its child ${child.kill.victim.comm} (pid ${child.kill.victim.pid}) had been killed by the kernel's OOM killer`;
+  const lost = child === undefined ? "" : `; ${childWords(child.kill)} had been killed by the kernel's OOM killer`;
   // 128 + N is what a shell says of its child, or a number like any other.
   if ((exit.code === 137 || exit.code === 143) && death.signals === null)
     return cause(

@@ -9,12 +9,11 @@ import type { Emit } from "../record.ts";
 import { RunCgroups } from "./cgroups.ts";
 import { Collector, errorEvent } from "./evidence.ts";
 import type { RunningKubelet } from "./kubelet.ts";
+import { OomKillerWitness } from "./oom-killers.ts";
 import { RunProcesses } from "./processes.ts";
 import { runSteps } from "./steps.ts";
 import { mountVolumes, removeVolumes } from "./volumes.ts";
 
-/** How long evidence may trail behind a death: the kernel sends SIGKILL before it prints `Killed process` (mm/oom_kill.c). */
-const evidenceMs = 300;
 const releaseMs = 1_000;
 const removeMs = 5_000;
 
@@ -50,6 +49,7 @@ class Run {
   readonly #cgroups: RunCgroups;
   readonly #processes: RunProcesses;
   readonly #collector: Collector;
+  readonly #killers: OomKillerWitness;
   #kubelet: RunningKubelet | null = null;
   /** Aborted when the run is decided: at its end, at the timeout, when interrupted. */
   readonly #over = new AbortController();
@@ -59,14 +59,23 @@ class Run {
   constructor(plan: Plan, caps: Capabilities, emit: Emit, signal: AbortSignal) {
     this.#plan = plan;
     this.#caps = caps;
-    this.#emit = emit;
+    this.#emit = (event) => {
+      this.#killers.note(event);
+      emit(event);
+    };
     this.#signal = signal;
-    this.#cgroups = new RunCgroups(plan, caps, this.#addon, emit);
-    this.#collector = new Collector(this.#cgroups, this.#addon, emit);
+    this.#cgroups = new RunCgroups(plan, caps, this.#addon, this.#emit);
+    this.#collector = new Collector(this.#cgroups, this.#addon, this.#emit);
+    this.#killers = new OomKillerWitness(this.#cgroups, {
+      addon: this.#addon,
+      caps,
+      emit,
+      isAlone: plan.machine === "vm",
+    });
     this.#processes = new RunProcesses(plan, caps, {
       addon: this.#addon,
       cgroups: this.#cgroups,
-      emit,
+      emit: this.#emit,
       over: this.#over.signal,
       hasEvicted: (name) => this.#kubelet?.hasEvicted(name) ?? false,
       touched: (cgroup) => this.#collector.snapshot("touched", cgroup),
@@ -83,7 +92,8 @@ class Run {
     await this.#cgroups.create();
     if (this.#plan.pods) mountVolumes(this.#plan.pods.volumes);
     this.#emit({ type: "phase", phase: "collect" });
-    await this.#collector.open();
+    await this.#collector.open(this.#caps);
+    this.#killers.open();
     const unmet = this.#unmet();
     if (unmet !== null) {
       this.#emit({ type: "unmet", reason: unmet });
@@ -109,7 +119,11 @@ class Run {
       this.#emit({ type: "interrupted", reason: String(this.#signal.reason ?? "interrupted") });
     this.#emit({ type: "phase", phase: "settle" });
     await this.#settle();
-    await this.#endProcesses(ended === "done" ? "cleanup" : ended);
+    // Beside the ends: what holds its memory takes a moment to let go of it.
+    await Promise.all([
+      ended === "interrupted" ? null : this.#killers.collect(),
+      this.#endProcesses(ended === "done" ? "cleanup" : ended),
+    ]);
     this.#collector.snapshot("end");
     this.#collector.drain();
   }
@@ -198,10 +212,12 @@ class Run {
 
   /** Takes the counters before anything is ended by us, and waits until the kernel log says as many kills as they do. */
   async #settle(): Promise<void> {
-    const deadline = performance.now() + evidenceMs;
+    const { least, most } = this.#collector.trail;
+    const began = performance.now();
     for (let pause = 1; ; pause = Math.min(50, pause * 2)) {
       this.#collector.drain();
-      if (this.#collector.isComplete || performance.now() >= deadline) break;
+      const waited = performance.now() - began;
+      if (waited >= (this.#collector.isComplete ? least : most)) break;
       await sleep(pause);
     }
     this.#collector.snapshot("settled");

@@ -4,23 +4,37 @@ import type { PlannedProcess } from "../plan.ts";
 import { type EventOf, eventsOf } from "../record.ts";
 import { formatBytes } from "../units.ts";
 import type { Kill } from "../verdict.ts";
+import { endedByUs, type OtherEnds } from "./ends.ts";
 import { evictionsOf } from "./evictions.ts";
-import { type Facts, ourSignal, outputOf, reportsOf } from "./facts.ts";
+import { type Facts, outputOf, reportsOf } from "./facts.ts";
 import type { OomKills } from "./kills.ts";
 
 export type Causes = ReadonlyMap<string, Cause<Kill>>;
 
 /** By the scenario's names; one for each process of the plan. */
-export function causesOf(facts: Facts, found: OomKills): Causes {
-  return new Map(facts.plan.processes.map((process) => [process.name, causeOfProcess(facts, found, process)]));
+export function causesOf(facts: Facts, found: OomKills, others: OtherEnds): Causes {
+  return new Map(facts.plan.processes.map((process) => [process.name, causeOfProcess(facts, found, others, process)]));
 }
 
-function causeOfProcess(facts: Facts, found: OomKills, process: PlannedProcess): Cause<Kill> {
+/** Suspicions that the trace does not confirm are none: it names the sender. */
+export function confirmed(facts: Facts, others: OtherEnds): OtherEnds {
+  return new Map(
+    [...others].filter(([name, { sender, exit }]) => {
+      if (sender.confidence === "proven" || exit === undefined) return true;
+      const { signals } = tracedSignals(facts, name, exit.pid);
+      const traced = signals?.find(({ pid, signal }) => pid === exit.pid && signal === exit.signal);
+      return traced === undefined || sender.by.split(" or ").includes(traced.sender.comm ?? "");
+    }),
+  );
+}
+
+function causeOfProcess(facts: Facts, found: OomKills, others: OtherEnds, process: PlannedProcess): Cause<Kill> {
   const { name } = process;
   const exit = facts.exits.get(name);
   if (!exit) return open(facts, name);
   const { signals, untraced } = tracedSignals(facts, name, exit.pid);
-  const sent = ourSignal(facts, exit);
+  const sent = endedByUs(facts, exit);
+  const other = others.get(name);
   const death: Death<Kill> = {
     name,
     pid: victimPid(facts, found, name) ?? exit.pid,
@@ -32,7 +46,7 @@ function causeOfProcess(facts: Facts, found: OomKills, process: PlannedProcess):
     untraced,
     own: sent === undefined ? null : { signal: sent.signal, why: sent.why, at: isoTime(facts, sent.t) },
     eviction: evictionOf(facts, name, exit),
-    oomKiller: null,
+    oomKiller: other ? { ...other.sender, evidence: otherEvidence(facts, other.sender.evidence) } : null,
     output: outputOf(facts, name)
       .map(({ text }) => text)
       .join(""),
@@ -113,6 +127,19 @@ function killEvidence(facts: Facts, kill: Kill): Evidence[] {
   }
   return evidence;
 }
+
+/** A killer's own lines, and its marks. */
+const otherEvidence = (facts: Facts, lines: readonly number[]): Evidence[] =>
+  facts.events
+    .filter(({ line }) => lines.includes(line))
+    .flatMap((event): Evidence[] => {
+      const at = isoTime(facts, event.t);
+      if (event.type === "oom-killer-log") return [{ source: "journal", at, text: event.text }];
+      if (event.type === "kmsg") return [{ source: "kernel-log", at, text: event.text }];
+      if (event.type === "oomd-marks")
+        return [{ source: "counters", at, text: "the killer's mark on the cgroup was counted up" }];
+      return [];
+    });
 
 function evictionOf(facts: Facts, name: string, exit: EventOf<"process-exit">): Death["eviction"] {
   const pod = facts.plan.pods?.containers.find((container) => container.name === name)?.pod;
