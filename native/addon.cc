@@ -31,6 +31,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   method("xattr", Xattr);
   method("lock", Lock);
   method("mountDetached", MountDetached);
+  method("watchSignals", WatchSignals);
   method("setParentDeathSignal", SetParentDeathSignal);
   method("setChildSubreaper", SetChildSubreaper);
   method("setClock", SetClock);

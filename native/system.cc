@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
@@ -34,7 +35,40 @@ Napi::Value PairOf(const Napi::CallbackInfo& info, const int fds[2]) {
   return pair;
 }
 
+// Where the handler writes to; -1: nowhere.
+volatile sig_atomic_t signal_pipe = -1;
+
+// One line a signal, short enough to be written whole: PIPE_BUF.
+void TellSignal(int number, siginfo_t* info, void*) {
+  const int saved = errno;
+  const int fields[] = {number, info->si_code, static_cast<int>(info->si_pid)};
+  if (signal_pipe >= 0 && write(signal_pipe, fields, sizeof fields) < 0) {
+    // The pipe is full: whoever sends so many signals has been heard.
+  }
+  errno = saved;
+}
+
 }  // namespace
+
+Napi::Value WatchSignals(const Napi::CallbackInfo& info) {
+  const int fd = ToInt(info[0], "fd");
+  const auto numbers = ToList(info[1], "signals", ToInt);
+  struct sigaction action = {};
+  if (fd >= 0) {
+    signal_pipe = fd;
+    action.sa_sigaction = TellSignal;
+    action.sa_flags = SA_SIGINFO | SA_RESTART;
+  } else {
+    action.sa_handler = SIG_DFL;
+  }
+  for (const int number : numbers) {
+    if (sigaction(number, &action, nullptr) != 0) {
+      throw SystemError(info.Env(), "", "sigaction", errno);
+    }
+  }
+  if (fd < 0) signal_pipe = -1;
+  return info.Env().Undefined();
+}
 
 Napi::Value Eventfd(const Napi::CallbackInfo& info) {
   const int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);

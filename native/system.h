@@ -17,6 +17,7 @@ Napi::Value FsMagic(const Napi::CallbackInfo& info);
 Napi::Value Xattr(const Napi::CallbackInfo& info);
 
 // Of this process.
+Napi::Value WatchSignals(const Napi::CallbackInfo& info);
 Napi::Value SetParentDeathSignal(const Napi::CallbackInfo& info);
 Napi::Value SetChildSubreaper(const Napi::CallbackInfo& info);
 Napi::Value SetClock(const Napi::CallbackInfo& info);

@@ -24,7 +24,7 @@ const allowed: Readonly<Record<string, readonly string[] | "anything">> = {
   machine: ["engine", "plan", "record", "native", "cgroup"],
   report: ["record", "verdict", "cause", "kmsg", "plan", "kubernetes"],
   sweep: ["scenario", "plan", "record", "verdict", "report", "kmsg", "kubernetes"],
-  api: ["sweep", "scenario", "plan", "machine", "record", "verdict", "report", "kmsg"],
+  api: ["cause", "sweep", "scenario", "plan", "machine", "record", "verdict", "report", "kmsg"],
   cli: ["api", "report", "scenario", "kmsg", "native", "machine"],
   workload: ["native"],
   agent: ["cli"],

@@ -42,11 +42,26 @@ const bufferKib = 256;
 
 /** The mounted tracefs, or one mounted for this process alone, which no path leads to. Throws the system call's error. */
 function openTracefs(addon: Addon): Tracefs {
-  const mounted = mounts.find((path) => existsSync(join(path, "instances")));
+  const mounted = mountedTracefs();
   if (mounted !== undefined) return { path: mounted, close: () => undefined };
   const fd = addon.mountDetached("tracefs");
   return { path: `/proc/self/fd/${fd}`, close: () => closeSync(fd) };
 }
+
+/** A tracefs for a child: a descriptor of its root where none is mounted, null where one is, or none can be had. */
+export function shareTracefs(addon: Addon): number | null {
+  try {
+    return mountedTracefs() === undefined ? addon.mountDetached("tracefs") : null;
+  } catch {
+    return null;
+  }
+}
+
+/** Where an instance is; `fd`: what shareTracefs returned, as the reader numbers it. */
+export const instancePath = (fd: number | null, name: string): string =>
+  `${fd === null ? (mountedTracefs() ?? mounts[0]) : `/proc/self/fd/${fd}`}/instances/${name}`;
+
+const mountedTracefs = (): string | undefined => mounts.find((path) => existsSync(join(path, "instances")));
 
 /** Why signals cannot be traced here, in words; null where they can. Makes and leaves nothing. */
 export function traceProblem(addon: Addon): string | null {
