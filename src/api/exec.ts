@@ -3,7 +3,7 @@ import { accessSync, constants, statSync } from "node:fs";
 import { constants as osConstants } from "node:os";
 import { delimiter, join } from "node:path";
 import { MachineError } from "../errors.ts";
-import { forwardSignals, type Guard, hostMachine, startGuard } from "../machine/index.ts";
+import { forwardSignals, hostMachine, startGuard } from "../machine/index.ts";
 import { hierarchyOf, type Plan, planScenario } from "../plan.ts";
 import { recordSchemaVersion, type RunEvent, type RunEventBody } from "../record.ts";
 import type { Cause } from "../cause/index.ts";
@@ -65,11 +65,10 @@ export async function exec(options: ExecOptions, streams: Streams): Promise<numb
       : await openAll(options, plan, streams);
   const events: RunEvent[] = [];
   const began = process.hrtime.bigint();
-  let guard: Guard | null = null;
   let status: number | null = null;
   const signals = forwardSignals();
   const emit = (body: RunEventBody): void => {
-    if (body.type === "phase" && body.phase === "collect") guard = startGuard(directoryOf(plan, caps), plan.top.name);
+    if (body.type === "phase" && body.phase === "collect") startGuard(directoryOf(plan, caps), plan.top.name);
     if (body.type === "process-start") signals.to(body.pid);
     if (body.type === "process-exit") {
       status = body.code ?? 128 + (osConstants.signals[body.signal as NodeJS.Signals] ?? 0);
@@ -95,7 +94,6 @@ export async function exec(options: ExecOptions, streams: Streams): Promise<numb
     await host.run(plan, caps, emit, new AbortController().signal);
   } finally {
     signals.close();
-    (guard as Guard | null)?.dismiss();
   }
   const error = events.find((event) => event.type === "error");
   if (error) streams.stderr.write(`oomlab: ${error.message}\n${error.hint === null ? "" : `  ${error.hint}\n`}`);

@@ -119,14 +119,14 @@ export class Collector {
     for (const watch of this.#watches.splice(0)) watch.close();
   }
 
-  /** Ends the trace; what it still has is told. Never throws. */
-  async endTrace(): Promise<void> {
+  /** Ends the trace; what it still has is told. `leave`: a guard removes its instance. Never throws. */
+  async endTrace(leave = false): Promise<void> {
     const trace = await this.#tracing;
     this.#tracing = null;
     this.#trace = null;
     if (trace === null || typeof trace === "string") return;
     try {
-      for (const event of await trace.close()) this.#emit(event);
+      for (const event of await trace.close(leave)) this.#emit(event);
     } catch (error) {
       this.#emit(errorEvent(error));
     }

@@ -1,19 +1,14 @@
 /** What ends a command whose oomlab was killed by SIGKILL: a shell that outlives it, and that a terminal's signals do not end. */
-import { closeSync, writeSync } from "node:fs";
+import { closeSync } from "node:fs";
 import { type Addon, loadAddon } from "../native.ts";
 import { instancePath, shareTracefs } from "./trace.ts";
 
-export interface Guard {
-  /** All is gone already: it ends and touches nothing. */
-  dismiss(): void;
-}
-
 /**
- * Ends at a line on its standard input; where that closes without one, it kills what is in the cgroup and below it, as
- * often as something forks, and removes the cgroup and the trace's instance.
+ * When its standard input closes, it kills what is in the cgroup and below it, as often as something forks, and removes
+ * the cgroup and the trace's instance: what is gone already needs nothing.
  */
 const script = `trap "" INT TERM HUP QUIT TSTP
-read -r _ && exit 0
+read -r _
 tries=0
 while [ -d "$1" ] && [ $tries -lt 500 ]; do
   find "$1" -name cgroup.procs -exec cat {} + 2>/dev/null | while read -r pid; do kill -9 "$pid"; done
@@ -24,10 +19,11 @@ done
 tries=0
 while [ -d "$2" ] && ! rmdir "$2" && [ $tries -lt 100 ]; do tries=$((tries + 1)); sleep 0.02; done`;
 
-/** `directory`: the run's own cgroup; `name`: its trace instance's. */
-export function startGuard(directory: string, name: string, addon: Addon = loadAddon()): Guard {
+/** It begins when this process ends. `directory`: the run's own cgroup; `name`: its trace instance's. */
+export function startGuard(directory: string, name: string, addon: Addon = loadAddon()): void {
   const tracefs = shareTracefs(addon);
-  const [ours, theirs] = addon.socketpair();
+  // Our end closes with this process.
+  const [, theirs] = addon.socketpair();
   try {
     const guard = addon.spawn({
       file: "/bin/sh",
@@ -35,19 +31,10 @@ export function startGuard(directory: string, name: string, addon: Addon = loadA
       env: [`PATH=${process.env["PATH"] ?? "/usr/bin:/bin"}`],
       stdio: tracefs === null ? [theirs, -1, -1] : [theirs, -1, -1, tracefs],
     });
-    addon.onExit(guard, () => undefined);
+    // Not waited for: it ends after this process, whose event loop its end would keep alive.
+    if (guard.pidfd >= 0) closeSync(guard.pidfd);
   } finally {
     closeSync(theirs);
     if (tracefs !== null) closeSync(tracefs);
   }
-  return {
-    dismiss() {
-      try {
-        writeSync(ours, "\\n");
-      } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== "EPIPE") throw error;
-      }
-      closeSync(ours);
-    },
-  };
 }

@@ -14,6 +14,7 @@ import {
   writeFileSync,
   promises as files,
 } from "node:fs";
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Addon } from "../native.ts";
@@ -24,8 +25,8 @@ export type { TraceEvent } from "./trace-lines.ts";
 export interface Trace {
   /** What happened since the last call; reads nothing that is not there yet. */
   drain(): TraceEvent[];
-  /** Ends it and removes its instance; what was not drained yet is returned. */
-  close(): Promise<TraceEvent[]>;
+  /** Ends it and removes its instance, unless a guard does (`leave`); what was not drained yet is returned. */
+  close(leave?: boolean): Promise<TraceEvent[]>;
 }
 
 /** A tracefs, by a path that holds while `close` has not been called. */
@@ -164,7 +165,8 @@ async function removeInstance(path: string): Promise<void> {
 
 function started(tracefs: Tracefs, instance: Instance): Trace {
   const at = (file: string): string => join(instance.path, file);
-  writeFileSync(at("buffer_size_kb"), String(bufferKib));
+  // To change it takes the kernel tens of milliseconds.
+  if (availableParallelism() > 16) writeFileSync(at("buffer_size_kb"), String(bufferKib));
   // Names of senders; the default, and on newer kernels of the whole tracefs alone.
   if (existsSync(at("options/record-cmd"))) writeFileSync(at("options/record-cmd"), "1");
   writeFileSync(at(`${signalEvent}/filter`), "sig==9||sig==15");
@@ -192,7 +194,7 @@ function started(tracefs: Tracefs, instance: Instance): Trace {
   };
   return {
     drain,
-    async close() {
+    async close(leave = false) {
       writeFileSync(at(`${signalEvent}/enable`), "0");
       writeFileSync(at(`${victimEvent}/enable`), "0");
       const events = drain();
@@ -200,7 +202,7 @@ function started(tracefs: Tracefs, instance: Instance): Trace {
       // Overruns behind the last event that was read are in no line.
       const overrun = lostOf(at("per_cpu")) - told;
       if (overrun > 0) events.push({ type: "trace-lost", events: overrun });
-      await instance.remove();
+      if (!leave) await instance.remove();
       tracefs.close();
       return events;
     },

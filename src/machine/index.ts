@@ -19,7 +19,7 @@ export { openTrace, type Trace, type TraceEvent, traceProblem } from "../engine/
 export { knownAccelerator, kvmProblem } from "./accel.ts";
 export { missingPrograms } from "./packages.ts";
 export { forwardSignals } from "../engine/foreground.ts";
-export { type Guard, startGuard } from "../engine/guard.ts";
+export { startGuard } from "../engine/guard.ts";
 export { cleanMachine } from "../engine/clean.ts";
 export { cacheFolder, cacheProblem, emptyCache, removeAbandoned } from "./cache.ts";
 export { type VmMachine, vmMachine } from "./vm.ts";
