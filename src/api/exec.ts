@@ -1,5 +1,5 @@
 /** `oomlab exec`: one command under a limit, with its caller's streams; how it ended is passed on, and said in a line. */
-import { accessSync, constants, statSync } from "node:fs";
+import { accessSync, constants, readFileSync, statSync } from "node:fs";
 import { constants as osConstants } from "node:os";
 import { delimiter, join } from "node:path";
 import { MachineError } from "../errors.ts";
@@ -55,9 +55,13 @@ export async function exec(options: ExecOptions, streams: Streams): Promise<numb
   });
   if (planned.skip !== null)
     throw new MachineError("EXEC", `cannot run ${command[0]} under its limits: ${planned.skip}`);
+  // On v1 the pids controller has a hierarchy of its own.
+  if (options.pids !== undefined && planned.cgroupVersion === 1)
+    throw new MachineError("EXEC", "--pids needs cgroup v2, and this machine's memory controller is on v1");
+  const rlimits = ownRlimits();
   const plan: Plan = {
     ...planned,
-    processes: planned.processes.map((process) => ({ ...process, argv: command, inherits: true })),
+    processes: planned.processes.map((process) => ({ ...process, argv: command, rlimits, inherits: true })),
   };
   const outputs =
     options.reporters.length + (options.output === undefined ? 0 : 1) === 0
@@ -158,6 +162,16 @@ function scenarioOf({ command, memory, swap, high, pids, limitOn }: ExecOptions)
     },
     timeoutMs: null,
   };
+}
+
+/** The memory limits of this process that the command inherits, as setrlimit(2) set them. */
+function ownRlimits(): Plan["processes"][number]["rlimits"] {
+  const limits = readFileSync("/proc/self/limits", "latin1");
+  const soft = (name: string): number => Number(new RegExp(`^Max ${name} +(\\d+) `, "m").exec(limits)?.[1] ?? -1);
+  return [
+    { resource: "AS", value: soft("address space") },
+    { resource: "DATA", value: soft("data size") },
+  ].filter(({ value }) => value >= 0);
 }
 
 /** Why a program cannot be started, as execvp(3) would find it; null: it can. */

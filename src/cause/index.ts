@@ -56,7 +56,6 @@ export interface OomKillFacts {
     pid: number | null;
     comm: string | null;
     anonRss: number | null;
-    fileRss: number | null;
     shmemRss: number | null;
   };
 }
@@ -116,6 +115,8 @@ export interface Death<Kill extends OomKillFacts = OomKillFacts> {
   refused: string | null;
   /** Limits of the process itself (setrlimit) that an allocation can meet. */
   rlimits: readonly string[];
+  /** The memory limits of cgroups that `limit` of a kill may name, in bytes. */
+  limits: Readonly<Record<string, number>>;
   /** Evidence that no OOM kill happened to it. */
   noKill: Evidence | null;
 }
@@ -224,11 +225,10 @@ function oomCause<Kill extends OomKillFacts>(
 ): Cause<Kill> {
   const { victim, limit, oomMemcg, group } = kill;
   const word = ["memcg", "global", "cpuset", "mempolicy"].includes(kill.kind) ? kill.kind : "unknown";
-  const held = [victim.anonRss, victim.fileRss, victim.shmemRss].reduce<number | null>(
-    (sum, part) => (part === null ? sum : (sum ?? 0) + part),
-    null,
-  );
-  const whose = limit ?? oomMemcg;
+  // Pages of files are shared, and may be charged to others.
+  const held = victim.anonRss === null ? null : victim.anonRss + (victim.shmemRss ?? 0);
+  const bytes = limit === null ? undefined : death.limits[limit];
+  const whose = limit === null ? oomMemcg : `${limit}${bytes === undefined ? "" : ` (${formatBytes(bytes)})`}`;
   const why: Record<string, string> = {
     memcg: whose === null ? "a memory limit was hit" : `the memory limit of ${whose} was hit`,
     global: "the machine ran out of memory",
@@ -420,5 +420,7 @@ function ownExit<Kill extends OomKillFacts>(death: Death<Kill>): Cause<Kill> {
       evidence,
       { confidence: "unknown", missing: [`trace: ${death.untraced ?? "signals were not traced"}`] },
     );
-  return cause("exit", `${name} ended by itself with status ${exit.code}${lost}`, evidence);
+  return cause("exit", `${name} ended by itself with status ${exit.code}${lost}`, evidence, {
+    kill: child?.kill ?? null,
+  });
 }

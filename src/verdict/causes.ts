@@ -54,6 +54,7 @@ function causeOfProcess(facts: Facts, found: OomKills, others: OtherEnds, proces
     rlimits: process.rlimits
       .filter(({ resource }) => memoryLimits.has(resource))
       .map(({ resource, value }) => `RLIMIT_${resource} ${formatBytes(value)}`),
+    limits: limitsOf(facts),
     noKill:
       facts.logComplete && found.counted === 0
         ? { source: "counters", at: null, text: "the cgroups counted no OOM kill" }
@@ -64,6 +65,17 @@ function causeOfProcess(facts: Facts, found: OomKills, others: OtherEnds, proces
 
 /** Limits of setrlimit(2) that make an allocation fail. */
 const memoryLimits: ReadonlySet<string> = new Set(["AS", "DATA", "MEMLOCK", "RSS", "STACK"]);
+
+/** Of the cgroups that have one, as it was at the end. */
+function limitsOf({ final }: Facts): Record<string, number> {
+  const limits: Record<string, number> = {};
+  for (const [cgroup, { counters }] of final) {
+    const limit = counters["memory.max"];
+    // What v1 calls unlimited is the largest number of whole pages.
+    if (typeof limit === "number" && limit < 2 ** 60) limits[cgroup] = limit;
+  }
+  return limits;
+}
 
 /** A process whose end is not in the record. */
 function open({ events, whole }: Facts, name: string): Cause<Kill> {

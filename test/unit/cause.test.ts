@@ -18,6 +18,7 @@ const noDeath: Death = {
   output: "",
   refused: null,
   rlimits: [],
+  limits: { web: 210 << 20 },
   noKill: null,
 };
 const status = (code: number): Death["exit"] => ({ code, signal: null, at: null });
@@ -42,7 +43,7 @@ const kill: OomKillFacts = {
   limit: "web",
   oomMemcg: "/web",
   witnesses: ["kmsg", "counters", "exit"],
-  victim: { pid: 100, comm: "app", anonRss: 200 << 20, fileRss: 0, shmemRss: 0 },
+  victim: { pid: 100, comm: "app", anonRss: 200 << 20, shmemRss: 0 },
 };
 
 describe("a program's last words", () => {
@@ -172,7 +173,7 @@ describe("an OOM kill", () => {
       cause: "memcg-oom",
       by: { kind: "kernel" },
       confidence: "proven",
-      sentence: "app was killed by the kernel's OOM killer: the memory limit of web was hit, it held 200Mi",
+      sentence: "app was killed by the kernel's OOM killer: the memory limit of web (210Mi) was hit, it held 200Mi",
     });
   });
 
