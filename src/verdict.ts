@@ -30,6 +30,9 @@ export interface Check {
   note?: string;
 }
 
+/** Who was killed, as the kernel's log has it; without a log its pid at most is known. */
+export type Victim = Omit<OomKill["victim"], "pid" | "comm"> & { pid: number | null; comm: string | null };
+
 /** Sizes in bytes; null: nobody observed it. */
 export interface Kill {
   kind: Kind;
@@ -42,7 +45,7 @@ export interface Kill {
   limit: string | null;
   process: string | null;
   witnesses: Witness[];
-  victim: OomKill["victim"];
+  victim: Victim;
   /** Milliseconds from the start of the first process, as read: up to one sample (50 ms) late. */
   atMs: number | null;
   /** Records of the report that are missing. */
@@ -53,7 +56,8 @@ export interface Kill {
 export interface Observed {
   oom: Kind;
   kills: Kill[];
-  foreignKills: Kill[];
+  /** Null: the kernel's log was not readable. */
+  foreignKills: Kill[] | null;
   processes: Record<
     string,
     { exit: { code: number | null; signal: string | null } | null; maxRss: number | null; touched: number | null }
@@ -92,7 +96,7 @@ export function judge(events: readonly RunEvent[]): Verdict {
     return skippedVerdict(run.plan, run.plan.machine === "host" ? (run.capabilities?.kernel ?? null) : null);
   const facts = factsOf(run, events);
   const found = oomKillsOf(facts);
-  const others = otherEndsOf(facts, found.kills);
+  const others = otherEndsOf(facts, found);
   const workloads = workloadChecks(facts, found.kills, others);
   const unreached = workloads.some(({ status }) => status === "inconclusive");
   const checks = [...expectationChecks(facts, found, others, unreached), ...found.doubts, ...workloads];

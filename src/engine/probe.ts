@@ -1,8 +1,9 @@
 /** What this kernel and this user can do, found by looking. */
-import { closeSync, constants, existsSync, openSync, readFileSync, readdirSync, readlinkSync } from "node:fs";
+import { readFileSync, readdirSync, readlinkSync } from "node:fs";
 import { availableParallelism, release } from "node:os";
 import { probeCgroups, underSystemd } from "../cgroup/index.ts";
 import type { Capabilities } from "../plan.ts";
+import { findKernelLog } from "./kernel-log.ts";
 
 const read = (path: string): string => {
   try {
@@ -37,21 +38,6 @@ export function runningOomKillers(): { name: string; pid: number; unit: string |
     const unit = /^(?:0:|\d+:name=systemd):\/(?:.*\/)?([^/\n]+\.service)$/m.exec(read(`/proc/${entry}/cgroup`))?.[1];
     return [{ name, pid: Number(entry), unit: unit ?? null }];
   });
-}
-
-function kmsgProblem(): string | null {
-  if (!existsSync("/dev/kmsg"))
-    return "there is no /dev/kmsg, so the kernel's own records cannot be read (a container: run it with --privileged)";
-  try {
-    const fd = openSync("/dev/kmsg", constants.O_RDONLY | constants.O_NONBLOCK);
-    closeSync(fd);
-    return null;
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === "EPERM" || code === "EACCES")
-      return "no permission to read /dev/kmsg: run oomlab as root (or with CAP_SYSLOG)";
-    return `the kernel log /dev/kmsg cannot be read: ${(error as Error).message}`;
-  }
 }
 
 /** Bytes, or pages, by name: each line of /proc/meminfo is `MemTotal:       24683528 kB`. */
@@ -90,7 +76,7 @@ export function probe({ alone = false }: { alone?: boolean } = {}): Capabilities
     memoryController,
     hybrid,
     cgroupProblems: problems,
-    kmsgProblem: kmsgProblem(),
+    ...findKernelLog(),
     capabilities: Object.entries(capabilityBits)
       .filter(([, bit]) => (effective >> BigInt(bit)) & 1n)
       .map(([name]) => name),

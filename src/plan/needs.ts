@@ -51,7 +51,6 @@ export function unmetNeed(
     return `it needs cgroup v${scenario.machine.cgroup}, and this is cgroup v${version}`;
   if (!hierarchyOf(caps, version))
     return caps.cgroupProblems[version] ?? `cgroup v${version}'s memory controller is not usable here`;
-  if (caps.kmsgProblem !== null) return caps.kmsgProblem;
   if (scenario.machine.cpus !== null && caps.cpus < scenario.machine.cpus)
     return `it needs ${scenario.machine.cpus} CPUs, and there are ${caps.cpus}`;
   const available = scenario.machine.available;

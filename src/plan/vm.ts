@@ -115,6 +115,7 @@ export function vmCapabilities(spec: VmSpec, version: CgroupVersion): Capabiliti
     memoryController: version,
     hybrid: spec.hybrid,
     cgroupProblems: {},
+    kernelLog: "kmsg",
     kmsgProblem: null,
     capabilities: ["KILL", "SETGID", "SETUID", "IPC_LOCK", "SYS_ADMIN", "SYS_NICE", "SYS_RESOURCE", "SYSLOG"],
     oomScoreAdj: -1000,

@@ -2,7 +2,7 @@
 import { eventsOf } from "../record.ts";
 import { endedByUs, type OtherEnds, otherEndWords, unexplainedWords } from "./ends.ts";
 import { orderNotes } from "./evictions.ts";
-import { type Facts, lastWordsOf, reportsOf } from "./facts.ts";
+import { closedLogWords, type Facts, isLogClosed, lastWordsOf, reportsOf } from "./facts.ts";
 import type { OomKills } from "./kills.ts";
 import { turnNote } from "./turn.ts";
 
@@ -15,6 +15,7 @@ export function notesOf(facts: Facts, found: OomKills, others: OtherEnds): strin
     ...(turn === null ? [] : [turn]),
     ...slowNotes(facts),
     ...machineNotes(facts),
+    ...closedLogNotes(facts, found),
     ...(found.suppressed > 0
       ? [`the kernel's rate limit took the head of ${found.suppressed} OOM report(s) (callbacks suppressed)`]
       : []),
@@ -56,6 +57,25 @@ function machineNotes({ plan, events, sent }: Facts): string[] {
   return notes;
 }
 
+/** Without the kernel's log: what the verdict rests on, and what opens it. */
+function closedLogNotes(facts: Facts, { kills, counted }: OomKills): string[] {
+  if (!isLogClosed(facts)) return [];
+  const rests =
+    kills.length > 0
+      ? "each OOM kill rests on two witnesses, the counters and the exit status"
+      : counted === 0
+        ? "that no OOM kill happened rests on the counters"
+        : "the counters and the exit statuses alone do not show which OOM kills happened";
+  const told = eventsOf(facts.events, "vmstat").flatMap(({ oomKill }) => (oomKill === null ? [] : [oomKill]));
+  const others = (told.at(-1) ?? 0) - (told[0] ?? 0) - (counted ?? 0);
+  return [
+    `${rests}, as ${closedLogWords(facts)}`,
+    ...(others > 0
+      ? [`${others} more OOM kill(s) on this machine in the meantime are known by their number only (/proc/vmstat)`]
+      : []),
+  ];
+}
+
 /** Limits that somebody else changed while the run was on. */
 function limitNotes({ events, final }: Facts): string[] {
   const notes: string[] = [];
@@ -84,7 +104,7 @@ function endNotes(facts: Facts, { kills }: OomKills, others: OtherEnds): string[
       !endedByUs(facts, exit) &&
       !kills.some(({ process }) => process === name)
     )
-      notes.push(`${name} was ended by ${unexplainedWords(facts, exit.signal)}`);
+      notes.push(`${name} was ended by ${unexplainedWords(facts, kills, exit.signal)}`);
     if (program !== "command" || !exit?.code || facts.plan.expect.exit.some(({ process }) => process === name))
       continue;
     const words = lastWordsOf(facts, name);
