@@ -96,7 +96,7 @@ export function judge(events: readonly RunEvent[]): Verdict {
     return skippedVerdict(run.plan, run.plan.machine === "host" ? (run.capabilities?.kernel ?? null) : null);
   const facts = factsOf(run, events);
   const found = oomKillsOf(facts);
-  const others = otherEndsOf(facts, found.kills);
+  const others = otherEndsOf(facts, found);
   const workloads = workloadChecks(facts, found.kills, others);
   const unreached = workloads.some(({ status }) => status === "inconclusive");
   const checks = [...expectationChecks(facts, found, others, unreached), ...found.doubts, ...workloads];

@@ -126,7 +126,7 @@ function endNotes(facts: Facts, { kills }: OomKills, others: OtherEnds): string[
       !endedByUs(facts, exit) &&
       !kills.some(({ process }) => process === name)
     )
-      notes.push(`${name} was ended by ${unexplainedWords(facts, exit.signal)}`);
+      notes.push(`${name} was ended by ${unexplainedWords(facts, kills, exit.signal)}`);
     if (program !== "command" || !exit?.code || facts.plan.expect.exit.some(({ process }) => process === name))
       continue;
     const words = lastWordsOf(facts, name);

@@ -30,7 +30,7 @@ export function workloadChecks(facts: Facts, kills: readonly Kill[], others: Oth
     const error = reports.find(({ report }) => report.type === "error");
     if (reports.filter(({ report }) => report.type === "touched").length >= process.workers) continue;
     if (kills.some((kill) => kill.process === process.name)) continue;
-    const detail = earlyEnd(facts, process, exit, error);
+    const detail = earlyEnd(facts, kills, process, exit, error);
     if (detail === null) continue;
     const stated = facts.plan.expect.exit.some(
       (wanted) =>
@@ -52,6 +52,7 @@ export function workloadChecks(facts: Facts, kills: readonly Kill[], others: Oth
 /** Why a process ended before it had touched all; null: it did not end, or we ended it. */
 function earlyEnd(
   facts: Facts,
+  kills: readonly Kill[],
   process: PlannedProcess,
   exit: EventOf<"process-exit"> | undefined,
   error: { line: number; report: WorkerReport } | undefined,
@@ -82,7 +83,7 @@ function earlyEnd(
     };
   if (exit.signal === "SIGKILL" || exit.signal === "SIGTERM")
     return {
-      text: `ended ${after} by ${unexplainedWords(facts, exit.signal)}`,
+      text: `ended ${after} by ${unexplainedWords(facts, kills, exit.signal)}`,
       lines: [exit.line, facts.run.line],
     };
   const words = lastWordsOf(facts, process.name);
