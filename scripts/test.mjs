@@ -20,7 +20,9 @@ const run = (...args) =>
 const part = (name, ...projects) =>
   run(
     ...projects.map((project) => `--project=${project}`),
-    ...["--reporter=dot", "--reporter=blob", `--outputFile.blob=${blobs}/${name}.json`],
+    "--reporter=dot",
+    "--reporter=blob",
+    `--outputFile.blob=${blobs}/${name}.json`,
   );
 
 const args = process.argv.slice(2);
