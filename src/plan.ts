@@ -69,6 +69,8 @@ export interface Capabilities {
   /** Effective capabilities without CAP_, e.g. SYS_RESOURCE. */
   capabilities: string[];
   oomScoreAdj: number;
+  /** vm.overcommit_memory; null where it cannot be read, absent in records of old. */
+  overcommitMemory?: number | null;
   /** Free huge pages of the default size, in bytes. */
   hugetlbFree: number;
   /** Userspace OOM killers at work here (systemd-oomd, earlyoom ...). */

@@ -1,5 +1,5 @@
 /** What a record says, by what it is of and before anything is judged. Pure. */
-import type { Plan } from "../plan.ts";
+import type { Capabilities, Plan } from "../plan.ts";
 import { type EventOf, eventsOf, type RunEvent, type WorkerReport } from "../record.ts";
 import { type CgroupNames, cgroupNames } from "./cgroups.ts";
 
@@ -8,6 +8,8 @@ export interface Facts {
   run: EventOf<"run">;
   /** The plan that was run, which the machine's MemTotal may have changed. */
   plan: Plan;
+  /** What was found of the machine that it ran on; null where nothing was. */
+  capabilities: Capabilities | null;
   cgroups: CgroupNames;
   events: readonly RunEvent[];
   kmsg: readonly EventOf<"kmsg">[];
@@ -44,6 +46,7 @@ export function factsOf(run: EventOf<"run">, events: readonly RunEvent[]): Facts
   return {
     run,
     plan,
+    capabilities,
     cgroups: cgroupNames(plan),
     events,
     kmsg: eventsOf(events, "kmsg"),

@@ -1,12 +1,13 @@
 /** Things worth knowing of a run that decide nothing. Pure. */
 import { eventsOf } from "../record.ts";
+import { endedByUs, type OtherEnds, otherEndWords, unexplainedWords } from "./ends.ts";
 import { orderNotes } from "./evictions.ts";
-import { closedLogWords, type Facts, isLogClosed, lastWordsOf, ourSignal, reportsOf } from "./facts.ts";
+import { closedLogWords, type Facts, isLogClosed, lastWordsOf, reportsOf } from "./facts.ts";
 import type { OomKills } from "./kills.ts";
 import { turnNote } from "./turn.ts";
 
 /** What became of the container that was pressed comes first. */
-export function notesOf(facts: Facts, found: OomKills): string[] {
+export function notesOf(facts: Facts, found: OomKills, others: OtherEnds): string[] {
   const { plan, events } = facts;
   const started = new Set(eventsOf(events, "process-start").map(({ process }) => process));
   const turn = turnNote(plan, found.kills, started, eventsOf(events, "panic").length > 0);
@@ -15,11 +16,12 @@ export function notesOf(facts: Facts, found: OomKills): string[] {
     ...slowNotes(facts),
     ...machineNotes(facts),
     ...closedLogNotes(facts, found),
+    ...overcommitNotes(facts),
     ...(found.suppressed > 0
       ? [`the kernel's rate limit took the head of ${found.suppressed} OOM report(s) (callbacks suppressed)`]
       : []),
     ...limitNotes(facts),
-    ...endNotes(facts, found),
+    ...endNotes(facts, found, others),
     ...(plan.kubelet
       ? orderNotes(
           events,
@@ -75,6 +77,27 @@ function closedLogNotes(facts: Facts, { kills, counted }: OomKills): string[] {
   ];
 }
 
+/** Workers that were refused memory though they asked for none to be reserved: vm.overcommit_memory=2 reserves all. */
+function overcommitNotes(facts: Facts): string[] {
+  const { plan, capabilities } = facts;
+  if (capabilities?.overcommitMemory !== 2) return [];
+  return plan.processes.flatMap(({ name, program, argv, rlimits }) => {
+    if (program !== "node" && !argv.includes("--no-reserve")) return [];
+    // These limits refuse with ENOMEM too.
+    if (rlimits.some(({ resource }) => resource === "AS" || resource === "DATA")) return [];
+    const refused = reportsOf(facts, name).find(
+      ({ report }) => report.type === "error" && report.errno === "ENOMEM" && /^(?:mmap|brk|shmget)$/.test(report.op),
+    );
+    const allow =
+      plan.machine === "vm" ? "machine: { sysctl: { vm.overcommit_memory: 0 } }" : "sysctl vm.overcommit_memory=0";
+    return refused === undefined
+      ? []
+      : [
+          `${name} got ENOMEM with vm.overcommit_memory=2, where the kernel refuses to map what it cannot reserve: \`${allow}\` allows it`,
+        ];
+  });
+}
+
 /** Limits that somebody else changed while the run was on. */
 function limitNotes({ events, final }: Facts): string[] {
   const notes: string[] = [];
@@ -92,12 +115,18 @@ function limitNotes({ events, final }: Facts): string[] {
 }
 
 /** Ends of processes that neither a kill of the log nor the scenario accounts for. */
-function endNotes(facts: Facts, { kills }: OomKills): string[] {
+function endNotes(facts: Facts, { kills }: OomKills, others: OtherEnds): string[] {
   const notes: string[] = [];
   for (const { name, program } of facts.plan.processes) {
     const exit = facts.exits.get(name);
-    if (exit?.signal === "SIGKILL" && !ourSignal(facts, exit) && !kills.some(({ process }) => process === name))
-      notes.push(`${name} was ended by a SIGKILL that no kernel record or counter explains`);
+    const other = others.get(name);
+    if (other) notes.push(`${name} was ${otherEndWords(facts, other)}`);
+    else if (
+      (exit?.signal === "SIGKILL" || exit?.signal === "SIGTERM") &&
+      !endedByUs(facts, exit) &&
+      !kills.some(({ process }) => process === name)
+    )
+      notes.push(`${name} was ended by ${unexplainedWords(facts, kills, exit.signal)}`);
     if (program !== "command" || !exit?.code || facts.plan.expect.exit.some(({ process }) => process === name))
       continue;
     const words = lastWordsOf(facts, name);

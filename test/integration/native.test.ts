@@ -1,4 +1,5 @@
-import { execFile, spawn } from "node:child_process";
+import { execFile, execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
 import {
   closeSync,
   constants,
@@ -7,6 +8,7 @@ import {
   readFileSync,
   readdirSync,
   readSync,
+  rmdirSync,
   rmSync,
   writeFileSync,
   writeSync,
@@ -30,6 +32,8 @@ import {
   unified,
   until,
   Worker,
+  beyondMemory,
+  heuristics,
 } from "../helpers/native.ts";
 import { needs } from "../helpers/needs.ts";
 
@@ -71,7 +75,12 @@ function helper(script: string) {
   const child = spawn(process.execPath, ["-e", `const addon = require(${JSON.stringify(addonPath)});\n${script}`], {
     stdio: ["ignore", "pipe", "inherit"],
   });
-  onTestFinished(() => void child.kill("SIGKILL"));
+  const end = once(child, "exit");
+  // Until Node has reaped it, it would pass for an orphan in another test.
+  onTestFinished(async () => {
+    child.kill("SIGKILL");
+    await end;
+  });
   return child;
 }
 
@@ -464,6 +473,27 @@ describe("the machine", () => {
     expect(addon.fsMagic(unified ?? "")).toBe(0x63677270);
   });
 
+  test("has extended attributes on files", () => {
+    const path = mkdtempSync(join(tmpdir(), "oomlab-xattr-"));
+    expect(addon.xattr(path, "user.oomd_ooms")).toBeNull();
+    // Written by a cgroup's owner on v2; a file system here may have none.
+    expect(addon.xattr("/proc", "user.oomd_ooms")).toBeNull();
+    rmSync(path, { recursive: true });
+    expect(failure(() => addon.xattr(path, "user.oomd_ooms"))).toMatchObject({
+      syscall: "getxattr",
+      code: "ENOENT",
+      path,
+    });
+  });
+
+  test("has extended attributes on cgroups of v2", v2, () => {
+    const path = mkdtempSync(join(unified ?? "", "oomlab-xattr-"));
+    const set = "import os, sys; os.setxattr(sys.argv[1], 'trusted.oomd_kill', b'2')";
+    execFileSync("python3", ["-c", set, path]);
+    expect(addon.xattr(path, "trusted.oomd_kill")).toBe("2");
+    rmdirSync(path);
+  });
+
   test("has the capabilities that /proc says", () => {
     expect(addon.capabilities().padStart(16, "0")).toBe(status(process.pid, "CapEff"));
   });
@@ -491,6 +521,14 @@ describe("memory", () => {
     const region = addon.allocate(100_001, { content, hugePages: false });
     for (const step of [1, 4095, 5000, 100_000]) region.touch(step);
     expect(region.touched).toBe(100_001);
+    region.free();
+  });
+
+  test("is mapped beyond the machine's only without reservation", needs("vm.overcommit_memory = 0", heuristics), () => {
+    const size = beyondMemory();
+    expect(failure(() => addon.allocate(size))).toMatchObject({ code: "ENOMEM", syscall: "mmap" });
+    const region = addon.allocate(size, { reserve: false });
+    expect(region.touch(4096)).toBe(4096);
     region.free();
   });
 
