@@ -169,6 +169,16 @@ describe("privileges", () => {
     expect(plan(yaml("oom_score_adj: 500"), caps).skip).toBeNull();
   });
 
+  test("locking more than RLIMIT_MEMLOCK needs CAP_IPC_LOCK", () => {
+    const locks =
+      "cgroups: { app: { memory.max: 90Mi } }\nprocesses: { hog: { cgroup: app, stress: { mlock: 20Mi } } }";
+    expect(plan(locks, machineWith({ memlock: 8 * 2 ** 20 })).skip).toBe(
+      "process hog: locking 20Mi of memory needs CAP_IPC_LOCK, or RLIMIT_MEMLOCK (ulimit -l) above 8Mi",
+    );
+    expect(plan(locks, machineWith({ memlock: 8 * 2 ** 20, capabilities: ["IPC_LOCK"] })).skip).toBeNull();
+    expect(plan(locks, machineWith({ memlock: null })).skip).toBeNull();
+  });
+
   test("an unreadable kernel log is no reason to skip, an unusable controller is", () => {
     const closed = machineWith({ kernelLog: null, kmsgProblem: "no permission to read /dev/kmsg" });
     expect(plan(yaml("oom_score_adj: 0"), closed).skip).toBeNull();
