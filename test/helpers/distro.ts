@@ -335,13 +335,15 @@ export class Distro implements AsyncDisposable {
 
   /** What of oomlab's is in the guest: cgroups, units in any state, processes. */
   async leftovers(): Promise<string[]> {
-    const found = await this.must(
-      `find /sys/fs/cgroup -type d -name 'oomlab*'; systemctl list-units --all --plain --no-legend 'oomlab*'; ` +
-        Object.keys(users)
-          .map((name) => `systemctl --user -M ${name}@ list-units --all --plain --no-legend 'oomlab*' 2>/dev/null`)
-          .join("; ") +
-        `; ps -eo pid,comm,args | grep -E 'stress|oomlab|sleep infinity' | grep -v -E 'grep|find|ps -eo' ; true`,
-    );
+    const found = await this.must(`
+      find /sys/fs/cgroup -type d -name 'oomlab*'
+      systemctl list-units --all --plain --no-legend 'oomlab-run*'
+      for bus in /run/user/*/bus; do
+        [ -S $bus ] && busctl --address=unix:path=$bus call org.freedesktop.systemd1 /org/freedesktop/systemd1 \
+          org.freedesktop.systemd1.Manager ListUnitsByPatterns asas 0 1 'oomlab-run*' 2>&1 | grep -v '^a(ssssssouso) 0$'
+      done
+      ps -eo pid,comm,args | grep -E '[s]tress --|[o]omlab |[s]leep infinity'
+      true`);
     return found.split("\n").filter((line) => line !== "");
   }
 
