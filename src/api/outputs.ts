@@ -18,19 +18,24 @@ import type { Streams } from "./streams.ts";
 
 export interface OpenReporters {
   reporters: Reporter[];
+  /** Every report goes to a file, so that nothing would be seen of how it ended. */
+  filesOnly: boolean;
   close(): void;
 }
 
 /**
- * Opens `name` or `name=file`, the terminal's where none is named. Throws UsageError for a name that there is not and for a
- * file that is one of the inputs or another report, MachineError for a file that cannot be written.
+ * Opens `name` or `name=file`; reporters that are objects are taken as they are. Throws UsageError for a name that there
+ * is not and for a file that is one of the inputs or another report, MachineError for a file that cannot be written.
  */
 export async function openReporters(
-  specs: string[],
+  reports: readonly (string | Reporter)[],
   streams: Streams,
   info: RunInfo,
   use: OutputUse = {},
 ): Promise<OpenReporters> {
+  const specs = reports.filter((report) => typeof report === "string");
+  const own = reports.filter((report) => typeof report !== "string");
+  if (specs.length === 0) return { reporters: own, filesOnly: false, close: () => undefined };
   const commands = streams.github?.isRunner
     ? (await import("../report/github.ts")).guardCommands(streams.stdout, crypto.randomUUID())
     : null;
@@ -58,7 +63,8 @@ export async function openReporters(
         output === streams.stdout && shares(name) ? commands?.[name === "github" ? "commands" : "text"] : undefined;
       if (make) opened.push(make(guarded ?? output, info, around));
     }
-    return { reporters: opened, close };
+    const filesOnly = own.length === 0 && outputs.every(({ output }) => output !== streams.stdout);
+    return { reporters: [...opened, ...own], filesOnly, close };
   } catch (error) {
     close();
     throw error;
