@@ -77,8 +77,8 @@ export function commands(streams: Streams, exit: (status: number) => void): Comm
       writeOut: (text) => streams.stdout.write(text),
       writeErr: (text) => streams.stderr.write(text),
     });
-  const reporter = (): Option =>
-    new Option("--reporter <name[=file]>", `${Object.keys(reporters).join(", ")}; repeatable; without =file on stdout`)
+  const reporter = (names = Object.keys(reporters)): Option =>
+    new Option("--reporter <name[=file]>", `${names.join(", ")}; repeatable; without =file on stdout`)
       .argParser(collect)
       .default([] as string[], "terminal");
 
@@ -130,11 +130,7 @@ export function commands(streams: Streams, exit: (status: number) => void): Comm
       .option("-g, --grep <regexp>", "the scenario of that name, where the file holds several", regexp)
       .option("--timeout <duration>", "for each point, e.g. 90s (default: 60s)", someTime)
       .option("--cgroup <version>", "v1 or v2", cgroupVersion)
-      .addOption(
-        new Option("--reporter <name[=file]>", "terminal, csv, json, html; repeatable; without =file on stdout")
-          .argParser(collect)
-          .default([] as string[], "terminal"),
-      );
+      .addOption(reporter(["terminal", "csv", "json", "html"]));
 
   grid(program.command("sweep").description("run a scenario over a range of its numbers, tell where the outcome flips"))
     .addOption(
@@ -188,28 +184,28 @@ export function commands(streams: Streams, exit: (status: number) => void): Comm
     .command("explain")
     .description("read a kernel log, tell every OOM kill in it")
     .argument("[file]", "a log file; - or nothing: stdin", "-")
-    .addOption(new Option("--reporter <name>", "output form").choices(["terminal", "json"]).default("terminal"))
+    .addOption(reporter(["terminal", "json"]))
     .addOption(
       new Option("--format <name>", "the words of the terminal reporter: plain, or those of kernels 4.6 to 5.0")
         .choices(["plain", "classic"])
         .default("plain"),
     )
     .option("--details", "add memory, tasks, score and group members (json)")
-    .action(async (file: string, flags: { reporter: string; format: string; details?: boolean }) =>
+    .action(async (file: string, flags: { reporter: string[]; format: string; details?: boolean }) =>
       exit(await (await import("./cli/explain.ts")).explain(file, flags, streams)),
     );
 
   program
     .command("watch")
     .description("tell OOM kills on this machine as they happen")
-    .addOption(new Option("--reporter <name>", "output form").choices(["terminal", "ndjson"]).default("terminal"))
+    .addOption(reporter(["terminal", "ndjson"]))
     .addOption(
       new Option("--since <time>", "boot: also what the kernel's log still has")
         .choices(["now", "boot"])
         .default("now"),
     )
     .option("--exec <command>", "run a program, with arguments, for each kill: the kill as JSON on its standard input")
-    .action(async (flags: { reporter: string; since: string; exec?: string }) => {
+    .action(async (flags: { reporter: string[]; since: string; exec?: string }) => {
       exit(await (await import("./cli/watch.ts")).watch(flags, streams));
     });
 
@@ -255,8 +251,8 @@ export function commands(streams: Streams, exit: (status: number) => void): Comm
   program
     .command("doctor")
     .description("what this machine can run, what it lacks, and how to get it")
-    .addOption(new Option("--reporter <name>", "output form").choices(["terminal", "json"]).default("terminal"))
-    .action(async (flags: { reporter: string }) =>
+    .addOption(reporter(["terminal", "json"]))
+    .action(async (flags: { reporter: string[] }) =>
       exit(await (await import("./cli/doctor.ts")).doctor(flags, streams)),
     );
 

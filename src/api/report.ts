@@ -6,7 +6,7 @@ import { eventsOf, parseRecords, type RunEvent } from "../record.ts";
 import { announce, type Reporter, summarize, type Summary } from "../report/index.ts";
 import { type RecordHead, type SelectedRecord, selectRecords } from "../report/select.ts";
 import { judge, type Verdict } from "../verdict.ts";
-import { openReporters } from "./outputs.ts";
+import { openReporters } from "./reporters.ts";
 import { type Streams, version } from "./streams.ts";
 
 /** What `oomlab report` takes; all but `paths` has the command's default. */

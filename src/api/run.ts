@@ -1,5 +1,5 @@
 /** `oomlab run`: scenarios -> plans -> machine -> record -> verdict -> reports. */
-import { openReporters } from "./outputs.ts";
+import { openReporters } from "./reporters.ts";
 import { openRecords, type RecordFolder } from "./records.ts";
 import { exitStatus, noteAttempts } from "./report.ts";
 import { type Streams, version } from "./streams.ts";
