@@ -23,17 +23,18 @@ export async function watch(
   setFlagsFromString("--semi-space-growth-factor=1");
   const command = flags.exec === undefined ? null : argv(flags.exec);
   const scanner = createOomScanner();
+  const { outputs, close } = openOutputs(flags.reporter, ["terminal", "ndjson"], streams);
   let log;
   try {
     log = openKernelLog(loadAddon(), flags.since === "boot" ? "boot" : "now");
   } catch (error) {
+    close();
     if (error instanceof MachineError) throw error;
     throw new MachineError("KMSG", `the kernel log /dev/kmsg cannot be read: ${(error as Error).message}`, {
       cause: error,
       hint: "run oomlab as root (a container: with --privileged)",
     });
   }
-  const { outputs, close } = openOutputs(flags.reporter, ["terminal", "ndjson"], streams);
   const toJournal = writesToJournal();
   let lost = false;
   const lose = (message: string): void => {
