@@ -19,7 +19,7 @@ export function checked<Options extends object>(
   checks: Checks<Options>,
   required: readonly (keyof Options & string)[] = [],
 ): Options {
-  const given: unknown = options ?? {};
+  const given: unknown = options === undefined ? {} : options;
   if (!isObject(given)) throw new UsageError(`${call}: the options are ${shown(given)}: expected an object`);
   const stated = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
   const missing = required.find((name) => !(name in stated));
