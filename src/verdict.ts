@@ -103,7 +103,7 @@ export function judge(events: readonly RunEvent[]): Verdict {
     return skippedVerdict(run.plan, run.plan.machine === "host" ? (run.capabilities?.kernel ?? null) : null);
   const facts = factsOf(run, events);
   const found = oomKillsOf(facts);
-  const others = confirmed(facts, otherEndsOf(facts, found.kills));
+  const others = confirmed(facts, otherEndsOf(facts, found));
   const causes = causesOf(facts, found, others);
   const workloads = workloadChecks(facts, found.kills, others, causes);
   const unreached = workloads.some(({ status }) => status === "inconclusive");

@@ -25,6 +25,7 @@ const allowed: Readonly<Record<string, readonly string[] | "anything">> = {
   report: ["record", "verdict", "cause", "kmsg", "plan", "kubernetes"],
   sweep: ["scenario", "plan", "record", "verdict", "report", "kmsg", "kubernetes"],
   api: ["cause", "sweep", "scenario", "plan", "machine", "record", "verdict", "report", "kmsg"],
+  library: ["api", "plan", "report", "scenario", "sweep"],
   cli: ["api", "report", "scenario", "kmsg", "native", "machine"],
   workload: ["native"],
   agent: ["cli"],

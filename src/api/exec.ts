@@ -242,7 +242,7 @@ async function openAll(
   close(judged: { verdict: import("../verdict.ts").Verdict; events: RunEvent[] } | null): void;
 }> {
   const [{ openReporters }, { openRecords }, { announce, summarize }] = await Promise.all([
-    import("./outputs.ts"),
+    import("./reporters.ts"),
     import("./records.ts"),
     import("../report/index.ts"),
   ]);

@@ -2,9 +2,11 @@
 import { spawn } from "node:child_process";
 import { setFlagsFromString } from "node:v8";
 import type { Streams } from "../api.ts";
+import { openOutputs } from "../api/outputs.ts";
 import { MachineError, UsageError } from "../errors.ts";
 import { cgroupOwner, createOomScanner, type OomKill, ownerWords } from "../kmsg/index.ts";
 import { printable } from "../printable.ts";
+import { announce } from "../report/index.ts";
 import { openKernelLog, openTrace, type Trace, type TraceEvent } from "../machine/index.ts";
 import { loadAddon } from "../native.ts";
 import { formatBytes } from "../units.ts";
@@ -14,18 +16,19 @@ import { sendToJournal, writesToJournal } from "./journal.ts";
 const everyMs = 100;
 
 export async function watch(
-  flags: { reporter: string; since: string; exec?: string; signals?: boolean },
+  flags: { reporter: string[]; since: string; exec?: string; signals?: boolean },
   streams: Streams,
 ): Promise<number> {
   // Little is kept of what is read: months under the same few megabytes.
   setFlagsFromString("--semi-space-growth-factor=1");
-  const ndjson = flags.reporter === "ndjson";
   const command = flags.exec === undefined ? null : argv(flags.exec);
   const scanner = createOomScanner();
+  const { outputs, close } = openOutputs(flags.reporter, ["terminal", "ndjson"], streams);
   let log;
   try {
     log = openKernelLog(loadAddon(), flags.since === "boot" ? "boot" : "now");
   } catch (error) {
+    close();
     if (error instanceof MachineError) throw error;
     throw new MachineError("KMSG", `the kernel log /dev/kmsg cannot be read: ${(error as Error).message}`, {
       cause: error,
@@ -33,14 +36,25 @@ export async function watch(
     });
   }
   const trace = flags.signals ? await traced().catch((error: unknown) => (log.close(), Promise.reject(error))) : null;
-  const toJournal = !ndjson && writesToJournal();
+  const toJournal = writesToJournal();
+  let lost = false;
+  const lose = (message: string): void => {
+    lost = true;
+    streams.stderr.write(`oomlab: ${message}\n`);
+  };
   const tell = (kill: OomKill): void => {
     const told = json(kill);
-    if (toJournal) sendToJournal(journalFields(kill, told));
-    else streams.stdout.write(ndjson ? `${JSON.stringify(told)}\n` : `${words(kill)}\n`);
+    announce(outputs, lose, ({ name, output }) => {
+      if (name === "ndjson") output.write(`${JSON.stringify(told)}\n`);
+      else if (toJournal && output === streams.stdout) sendToJournal(journalFields(kill, told));
+      else output.write(`${words(kill)}\n`);
+    });
     if (command !== null) run(command, told, streams);
   };
   try {
+    // A file holds the kills of this watch alone, from the start on.
+    announce(outputs, lose, ({ output }) => output !== streams.stdout && output.write(""));
+    const printsRecords = outputs.some(({ name, output }) => name === "ndjson" && output === streams.stdout);
     let first = true;
     while (!streams.signal.aborted && streams.stdout.broken !== true) {
       for (const event of log.drain()) {
@@ -52,14 +66,17 @@ export async function watch(
           for (const kill of scanner.push({ ...event, line: event.seq ?? 0 })) tell(kill);
         }
       }
-      if (trace) report(trace.drain(), ndjson, streams);
-      if (first && !ndjson) streams.stderr.write("oomlab: watching /dev/kmsg, Ctrl-C ends it\n");
+      for (const { text, json } of trace ? killWords(trace.drain(), streams) : [])
+        announce(outputs, lose, ({ name, output }) => output.write(name === "ndjson" ? json : text));
+      if (first && !printsRecords) streams.stderr.write("oomlab: watching /dev/kmsg, Ctrl-C ends it\n");
       first = false;
       await pause(streams.signal);
     }
     // `systemctl stop` ends a service that has done its work.
-    return streams.signal.aborted && streams.signal.reason !== "SIGTERM" ? 130 : 0;
+    if (streams.signal.aborted && streams.signal.reason !== "SIGTERM") return 130;
+    return lost ? 3 : 0;
   } finally {
+    close();
     log.close();
     await trace?.close();
   }
@@ -76,30 +93,29 @@ async function traced(): Promise<Trace> {
   }
 }
 
-/** Reports each SIGKILL that was delivered, with its sender. */
-function report(events: readonly TraceEvent[], ndjson: boolean, { stdout, stderr }: Streams): void {
+/** Each SIGKILL that was delivered, with its sender. */
+function killWords(events: readonly TraceEvent[], { stderr }: Streams): { text: string; json: string }[] {
   const victims = new Set(events.flatMap((event) => (event.type === "trace-victim" ? [event.pid] : [])));
-  for (const event of events) {
+  return events.flatMap((event) => {
     if (event.type === "trace-lost")
       stderr.write(`oomlab: ${event.events} traced signals were lost: the buffer overran\n`);
-    if (event.type !== "trace-signal" || event.signal !== "SIGKILL" || event.result !== 0) continue;
+    if (event.type !== "trace-signal" || event.signal !== "SIGKILL" || event.result !== 0) return [];
     const { timeUs, signal, pid, comm, sender } = event;
-    const kernel = event.code === 128;
-    const oom = kernel && victims.has(pid);
-    if (ndjson) {
-      const by = kernel
-        ? { kind: oom ? "oom-killer" : "kernel", pid: null, comm: null, unit: null }
-        : { kind: "process", ...sender };
-      stdout.write(`${JSON.stringify({ at: new Date().toISOString(), signal, pid, comm, by, timeUs })}\n`);
-      continue;
-    }
-    const by = kernel
-      ? `the kernel${oom ? "'s OOM killer" : ""}`
+    const isKernels = event.code === 128;
+    const isOom = isKernels && victims.has(pid);
+    const by = isKernels
+      ? { kind: isOom ? "oom-killer" : "kernel", pid: null, comm: null, unit: null }
+      : { kind: "process", ...sender };
+    const from = isKernels
+      ? `the kernel${isOom ? "'s OOM killer" : ""}`
       : `pid ${sender.pid} (${printable(sender.comm ?? "unknown name")})${sender.unit === null ? "" : ` of ${printable(sender.unit)}`}`;
-    stdout.write(
-      `[${(timeUs / 1e6).toFixed(6).padStart(12)}] ${signal} to pid ${pid} (${printable(comm ?? "unknown name")}) from ${by}\n`,
-    );
-  }
+    return [
+      {
+        text: `[${(timeUs / 1e6).toFixed(6).padStart(12)}] ${signal} to pid ${pid} (${printable(comm ?? "unknown name")}) from ${from}\n`,
+        json: `${JSON.stringify({ at: new Date().toISOString(), signal, pid, comm, by, timeUs })}\n`,
+      },
+    ];
+  });
 }
 
 function pause(signal: AbortSignal): Promise<void> {

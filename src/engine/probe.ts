@@ -57,6 +57,12 @@ function overcommitMemory(): number | null {
   return value === "" ? null : Number(value);
 }
 
+/** getrlimit(2), RLIMIT_MEMLOCK: the soft limit in bytes, null where there is none. */
+function memlock(): number | null {
+  const soft = /^Max locked memory\s+(\d+)/m.exec(read("/proc/self/limits"))?.[1];
+  return soft === undefined ? null : Number(soft);
+}
+
 /** What is of the moment in capabilities that were found earlier, on this machine. */
 export function probeAgain(earlier: Capabilities): Capabilities {
   const bytes = meminfo();
@@ -93,6 +99,7 @@ export function probe({ alone = false }: { alone?: boolean } = {}): Capabilities
       .map(([name]) => name),
     oomScoreAdj: Number(read("/proc/self/oom_score_adj") || 0),
     overcommitMemory: overcommitMemory(),
+    memlock: memlock(),
     hugetlbFree: Math.max(0, hugePages) * bytes("Hugepagesize"),
     oomKillers: alone ? [] : [...new Set(runningOomKillers().map(({ name }) => name))].toSorted(),
     systemd: systemd && {

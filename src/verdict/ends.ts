@@ -3,6 +3,7 @@ import type { PlannedProcess } from "../plan.ts";
 import { type EventOf, eventsOf } from "../record.ts";
 import type { Kill } from "../verdict.ts";
 import { type Facts, ourSignal, reportsOf } from "./facts.ts";
+import type { OomKills } from "./kills.ts";
 import { isWithin, type KillerEvidence, type KillerMark, oomKillerOf, type Sender } from "./oom-killer.ts";
 
 /** What another OOM killer did to a process of the scenario. */
@@ -16,8 +17,8 @@ export interface OtherEnd {
 /** Processes by name that a userspace OOM killer ended, certainly or likely. */
 export type OtherEnds = ReadonlyMap<string, OtherEnd>;
 
-/** `kills`: what the kernel's OOM killer did. */
-export function otherEndsOf(facts: Facts, kills: readonly Kill[]): OtherEnds {
+/** `kills`: what the kernel's OOM killer did; `doubts`: what it may have done besides. */
+export function otherEndsOf(facts: Facts, { kills, doubts }: OomKills): OtherEnds {
   const evidence = killerEvidence(facts);
   const ends = new Map<string, OtherEnd>();
   for (const process of facts.plan.processes) {
@@ -42,6 +43,7 @@ export function otherEndsOf(facts: Facts, kills: readonly Kill[]): OtherEnds {
       evidence,
     );
     if (sender === null) continue;
+    if (sender.confidence === "likely" && (doubts.length > 0 || hasUnknownVictim(kills))) continue;
     const ended =
       exit !== undefined && !explained && (exit.signal !== null || !sender.child || (exit.code !== 0 && !byKernel));
     ends.set(name, { sender, exit, ended });
@@ -59,7 +61,8 @@ export function otherEndWords(facts: Facts, { sender, exit, ended }: OtherEnd): 
 }
 
 /** A signal from outside that nothing explains, with what is known of who may have sent it. */
-export function unexplainedWords(facts: Facts, signal: string): string {
+export function unexplainedWords(facts: Facts, kills: readonly Kill[], signal: string): string {
+  if (signal === "SIGKILL" && hasUnknownVictim(kills)) return "a SIGKILL, which may be the kernel's OOM killer's";
   const running = [...new Set(killerEvidence(facts).running.map(({ name }) => name))];
   const who =
     running.length > 0
@@ -69,6 +72,9 @@ export function unexplainedWords(facts: Facts, signal: string): string {
         : "";
   return `a ${signal} that no kernel record or counter explains${who}`;
 }
+
+/** Whether the kernel killed a process that is not known to be one of the scenario's or another. */
+const hasUnknownVictim = (kills: readonly Kill[]): boolean => kills.some(({ process }) => process === null);
 
 /** The signal of ours that a process ended by or, if it caught that, after. */
 export function endedByUs(facts: Facts, exit: EventOf<"process-exit"> | undefined): EventOf<"kill"> | undefined {

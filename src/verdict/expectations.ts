@@ -198,7 +198,7 @@ function survivorCheck(facts: Facts, name: string, kills: readonly Kill[], other
     return { ...check, actual: `ended by the scenario's ${ours.signal}`, status: "passed", evidence };
   if (ours) return { ...check, actual: "alive at the end", status: "passed", evidence };
   if (exit.signal === "SIGKILL" || exit.signal === "SIGTERM")
-    return { ...check, actual: `ended by ${unexplainedWords(facts, exit.signal)}`, status: "failed", evidence };
+    return { ...check, actual: `ended by ${unexplainedWords(facts, kills, exit.signal)}`, status: "failed", evidence };
   const stated = facts.plan.expect.exit.some(({ process, exit: wanted }) => process === name && wanted === exit.code);
   return {
     ...check,

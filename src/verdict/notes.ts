@@ -22,7 +22,7 @@ export function notesOf(facts: Facts, found: OomKills, ends: { others: OtherEnds
       ? [`the kernel's rate limit took the head of ${found.suppressed} OOM report(s) (callbacks suppressed)`]
       : []),
     ...limitNotes(facts),
-    ...endNotes(facts, ends),
+    ...endNotes(facts, found, ends),
     ...(plan.kubelet
       ? orderNotes(
           events,
@@ -116,14 +116,14 @@ function limitNotes({ events, final }: Facts): string[] {
 }
 
 /** Ends of processes that neither a kill of the log nor the scenario accounts for. */
-function endNotes(facts: Facts, { others, causes }: { others: OtherEnds; causes: Causes }): string[] {
+function endNotes(facts: Facts, { kills }: OomKills, { others, causes }: { others: OtherEnds; causes: Causes }): string[] {
   const notes: string[] = [];
   for (const { name, program } of facts.plan.processes) {
     const exit = facts.exits.get(name);
     const other = others.get(name);
     if (other) notes.push(`${name} was ${otherEndWords(facts, other)}`);
     else if ((exit?.signal === "SIGKILL" || exit?.signal === "SIGTERM") && causes.get(name)?.cause === "unknown")
-      notes.push(`${name} was ended by ${unexplainedWords(facts, exit.signal)}`);
+      notes.push(`${name} was ended by ${unexplainedWords(facts, kills, exit.signal)}`);
     if (program !== "command" || !exit?.code || facts.plan.expect.exit.some(({ process }) => process === name))
       continue;
     const words = lastWordsOf(facts, name);

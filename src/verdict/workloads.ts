@@ -32,7 +32,7 @@ export function workloadChecks(facts: Facts, kills: readonly Kill[], others: Oth
     const error = reports.find(({ report }) => report.type === "error");
     if (reports.filter(({ report }) => report.type === "touched").length >= process.workers) continue;
     if (kills.some((kill) => kill.process === process.name)) continue;
-    const detail = earlyEnd(facts, process, { exit, error, cause: causes.get(process.name) });
+    const detail = earlyEnd(facts, kills, process, { exit, error, cause: causes.get(process.name) });
     if (detail === null) continue;
     const stated = facts.plan.expect.exit.some(
       (wanted) =>
@@ -54,6 +54,7 @@ export function workloadChecks(facts: Facts, kills: readonly Kill[], others: Oth
 /** Why a process ended before it had touched all; null: it did not end, or we ended it. */
 function earlyEnd(
   facts: Facts,
+  kills: readonly Kill[],
   process: PlannedProcess,
   {
     exit,
@@ -93,7 +94,7 @@ function earlyEnd(
     return {
       text:
         cause === undefined || cause.cause === "unknown"
-          ? `ended ${after} by ${unexplainedWords(facts, exit.signal)}`
+          ? `ended ${after} by ${unexplainedWords(facts, kills, exit.signal)}`
           : `${cause.sentence} ${after}`,
       lines: [exit.line, facts.run.line],
     };
