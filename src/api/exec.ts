@@ -116,6 +116,34 @@ export async function exec(options: ExecOptions, streams: Streams): Promise<numb
 
 const processName = "command";
 
+const noNeeds: Scenario["machine"] = {
+  memory: null,
+  swap: null,
+  cpus: null,
+  numa: null,
+  kernel: null,
+  cgroup: null,
+  sysctl: {},
+  thp: null,
+  zswap: null,
+  mountOptions: [],
+  available: null,
+};
+
+const nothingExpected: Scenario["expect"] = {
+  oom: null,
+  limit: null,
+  victims: null,
+  survivors: null,
+  exit: [],
+  counters: [],
+  log: [],
+  trigger: null,
+  panic: null,
+  withinMs: null,
+  where: {},
+};
+
 /** The scenario that a command and its limits are. */
 function scenarioOf({ command, memory, swap, high, pids, limitOn }: ExecOptions): Scenario {
   const place = { line: 1, column: 1 };
@@ -133,10 +161,7 @@ function scenarioOf({ command, memory, swap, high, pids, limitOn }: ExecOptions)
     file: "-",
     line: 1,
     tags: [],
-    machine: {
-      ...{ memory: null, swap: null, cpus: null, numa: null, kernel: null, cgroup: null },
-      ...{ sysctl: {}, thp: null, zswap: null, mountOptions: [], available: null },
-    },
+    machine: noNeeds,
     cgroups: [
       { ...place, name: cgroup.split("/")[0] ?? cgroup, files },
       ...(limitOn === "parent" ? [{ ...place, name: cgroup, files: [] }] : []),
@@ -156,10 +181,7 @@ function scenarioOf({ command, memory, swap, high, pids, limitOn }: ExecOptions)
       },
     ],
     steps: [],
-    expect: {
-      ...{ oom: null, limit: null, victims: null, survivors: null, exit: [], counters: [], log: [] },
-      ...{ trigger: null, panic: null, withinMs: null, where: {} },
-    },
+    expect: nothingExpected,
     timeoutMs: null,
   };
 }
@@ -197,7 +219,11 @@ function isExecutable(path: string): boolean {
 }
 
 const spawnStatus = (message: string): number =>
-  /: (?:EACCES|ENOEXEC|EPERM|ELIBBAD)$/.test(message) ? notExecutable : /: ENOENT$/.test(message) ? notFound : failed;
+  /: (?:EACCES|ENOEXEC|EPERM|ELIBBAD)$/.test(message)
+    ? notExecutable
+    : message.endsWith(": ENOENT")
+      ? notFound
+      : failed;
 
 /** The run's own cgroup. */
 function directoryOf({ top, cgroupVersion }: Plan, caps: Parameters<typeof hierarchyOf>[0]): string {
@@ -247,12 +273,8 @@ async function openAll(
     import("../report/index.ts"),
   ]);
   const info = { version: version(), scenarios: 1, notes: [], missing: [] };
-  const opened =
-    options.reporters.length === 0
-      ? null
-      : await openReporters(options.reporters, streams, info, {
-          ...(options.output === undefined ? {} : { records: options.output }),
-        });
+  const records = options.output === undefined ? {} : { records: options.output };
+  const opened = options.reporters.length === 0 ? null : await openReporters(options.reporters, streams, info, records);
   const reporters = opened?.reporters ?? [];
   const lose = (message: string): void => streams.stderr.write(`oomlab: ${message}\n`);
   const selection = { session: plan.top.name, index: 1, of: 1, shard: null, repeat: 1, attempt: 1 };

@@ -20,7 +20,7 @@ const kibibyte = 1024;
  * alone before 6.8, and the sizes of an OOM report from then on. Both ends are anchored, since a task may be named
  * ` pid=1 grp=0`.
  */
-export function bodyReader(format: string): BodyReader {
+function bodyReader(format: string): BodyReader {
   const printed = /^print fmt: "((?:[^"\\]|\\.)*)"/m.exec(format)?.[1] ?? "";
   const names: string[] = [];
   let pattern = "";

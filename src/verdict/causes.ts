@@ -97,7 +97,7 @@ function open({ events, whole }: Facts, name: string): Cause<Kill> {
 /** In a pid namespace of our own the log names a process by another number: that of its kill. */
 function victimPid(facts: Facts, { kills }: OomKills, name: string): number | null {
   if (!facts.privatePids) return null;
-  const [kill] = kills.filter(({ process, witnesses }) => process === name && witnesses.includes("exit"));
+  const kill = kills.find(({ process, witnesses }) => process === name && witnesses.includes("exit"));
   return kill?.victim.pid ?? null;
 }
 

@@ -116,7 +116,11 @@ function limitNotes({ events, final }: Facts): string[] {
 }
 
 /** Ends of processes that neither a kill of the log nor the scenario accounts for. */
-function endNotes(facts: Facts, { kills }: OomKills, { others, causes }: { others: OtherEnds; causes: Causes }): string[] {
+function endNotes(
+  facts: Facts,
+  { kills }: OomKills,
+  { others, causes }: { others: OtherEnds; causes: Causes },
+): string[] {
   const notes: string[] = [];
   for (const { name, program } of facts.plan.processes) {
     const exit = facts.exits.get(name);
