@@ -95,7 +95,7 @@ function earlyEnd(
       text:
         cause === undefined || cause.cause === "unknown"
           ? `ended ${after} by ${unexplainedWords(facts, kills, exit.signal)}`
-          : `${cause.sentence} ${after}`,
+          : `${cause.sentence}, ${after} were touched`,
       lines: [exit.line, facts.run.line],
     };
   const words = lastWordsOf(facts, process.name);
