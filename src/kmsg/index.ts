@@ -1,6 +1,6 @@
 export { classicLines } from "./classic.ts";
-export { type CgroupOwner, cgroupOwner, ownerWords } from "./container.ts";
-export { explainKill } from "./explain.ts";
+export { type CgroupOwner, cgroupOwner, limitWords, ownerWords } from "./cgroup-owner.ts";
+export { explainKill } from "./sentences.ts";
 export { createLogScanner, scanKernelLog } from "./fast.ts";
 export { printable } from "../printable.ts";
 export { createLogReader } from "./read.ts";

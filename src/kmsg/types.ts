@@ -160,6 +160,12 @@ export interface OomDetails {
     totalSwap: number | null;
     ramPages: number | null;
     reservedPages: number | null;
+    /** Of a 32-bit machine: memory that the kernel's own allocations cannot use. */
+    highmemPages: number | null;
+    /** Reserved huge pages, bytes. */
+    hugetlb: number | null;
+    /** Of each zone the free blocks, by size in bytes: how many. */
+    freeBlocks: Record<string, Record<string, number>>;
   } | null;
   /** The task table; null when the report has none. `omitted` rows did not fit the reader's bounds. */
   tasks: OomTask[] | null;
@@ -183,6 +189,12 @@ export interface OomDetails {
 export interface OomIncomplete {
   line: number;
   reason: string;
+  /** Where the report says whom it selects: that, and for whose limit. */
+  kind?: OomKind;
+  pid?: number | null;
+  comm?: string | null;
+  oomMemcg?: string | null;
+  taskMemcg?: string | null;
 }
 
 export interface OomScan {
