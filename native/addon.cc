@@ -23,7 +23,6 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   method("eventfd", Eventfd);
   method("pipe", Pipe);
   method("socketpair", Socketpair);
-  method("survey", SurveyLog);
   exports.Set("readKmsg", MakeReadKmsg(env));
   method("seekEnd", SeekEnd);
   method("fsMagic", FsMagic);

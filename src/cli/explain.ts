@@ -1,12 +1,11 @@
 /** `oomlab explain`: reads a kernel log, tells every OOM kill in it as it is read. */
 import { spawn } from "node:child_process";
-import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { closeSync, openSync, readSync } from "node:fs";
 import { Duplex } from "node:stream";
 import { setFlagsFromString } from "node:v8";
 import { createGunzip } from "node:zlib";
 import type { Streams } from "../api.ts";
 import { OomlabError } from "../errors.ts";
-import { loadAddon, type LogSurvey } from "../native.ts";
 import { classicLines, createLogScanner, explainKill, type OomKill } from "../kmsg/index.ts";
 import { printable } from "../printable.ts";
 
@@ -50,13 +49,6 @@ export async function explain(
         take(scanner.push(chunk));
         out.flush();
       },
-      fill(read) {
-        const { size, kills } = scanner.fill(read);
-        take(kills);
-        out.flush();
-        return size;
-      },
-      pass: (lines) => scanner.pass(lines),
       wrote: () => out.wrote(),
     });
   } catch (error) {
@@ -86,12 +78,9 @@ export async function explain(
   return 0;
 }
 
-/** Where a log goes: in chunks, each valid until the next, or read right into the buffer that is searched. */
+/** Where a log goes: in chunks, each valid until the next. */
 interface Sink {
   push(chunk: Uint8Array): void;
-  fill(read: (into: Uint8Array) => number): number;
-  /** Takes lines as read that hold nothing, if it can. */
-  pass(lines: number): boolean;
   /** Whether something was written since it was asked last. */
   wrote(): boolean;
 }
@@ -106,77 +95,12 @@ async function readLog(file: string, sink: Sink): Promise<void> {
     refuseOtherThanText(buffer.subarray(0, first));
     if (packed >>> 16 === 0x1f8b) return await unpack(createGunzip(), fd, buffer, first, (chunk) => sink.push(chunk));
     if (packed === 0x28b52ffd) return await unpack(zstd(), fd, buffer, first, (chunk) => sink.push(chunk));
-    const survey = startSurvey(fd, first);
-    let at: number | null = null;
-    try {
-      if (first > 0) sink.push(buffer.subarray(0, first));
-      // From then on it is read by place: the search has moved nothing.
-      if (survey !== null) at = await readSurveyed(fd, first, survey, sink);
-    } finally {
-      survey?.close();
-    }
-    for (;;) {
-      const size = sink.fill((into) => readChunk(fd, into, at));
-      if (size === 0) break;
-      if (at !== null) at += size;
+    for (let size = first; size > 0; size = readChunk(fd, buffer)) {
+      sink.push(buffer.subarray(0, size));
       if (sink.wrote()) await written();
     }
   } finally {
     if (fd !== 0) closeSync(fd);
-  }
-}
-
-/** A piece of a file that is passed as a whole or read; at least 64 KiB, as `pass` wants them. */
-const blockSize = 128 * 1024;
-/** So many in a row that hold something: of such a log nothing is passed, and the search only takes time. */
-const busyBlocks = 256;
-/** Below this, loading the addon takes longer. */
-const worthIt = 128 * blockSize;
-
-/** A native search in a file, under way, that says which blocks of it may be passed; null where there is none. */
-function startSurvey(fd: number, from: number): LogSurvey | null {
-  const stat = fstatSync(fd);
-  if (fd === 0 || !stat.isFile() || stat.size - from < worthIt) return null;
-  try {
-    const blocks = Math.floor((stat.size - from) / blockSize);
-    return loadAddon().survey(fd, from, blocks, blockSize, 0);
-  } catch {
-    // Without the addon the log is read without.
-    return null;
-  }
-}
-
-/** Reads the blocks that were surveyed, from `from` on; where it left off. */
-async function readSurveyed(fd: number, from: number, survey: LogSurvey, sink: Sink): Promise<number> {
-  let at = from;
-  const read = (into: Uint8Array): number => readSync(fd, into, 0, Math.min(into.length, end - at), at);
-  let end = at;
-  const blocks = blocksOf(survey);
-  let busy = 0;
-  for (let step = blocks.next(); !step.done;) {
-    const lines = step.value;
-    step = blocks.next();
-    end = at + blockSize;
-    // A record may have begun in the block before it.
-    if (lines >= 0 && !step.done && step.value >= 0 && sink.pass(lines)) at = end;
-    while (at < end) {
-      const size = sink.fill(read);
-      // It has been cut meanwhile.
-      if (size === 0) return at;
-      at += size;
-    }
-    if (sink.wrote()) await written();
-    busy = lines < 0 ? busy + 1 : 0;
-    if (busy === busyBlocks) return at;
-  }
-  return at;
-}
-
-function* blocksOf(survey: LogSurvey): Generator<number, void> {
-  for (;;) {
-    const found = survey.next();
-    if (found.length === 0) return;
-    yield* found;
   }
 }
 
@@ -202,10 +126,10 @@ function refuseOtherThanText(start: Buffer): void {
   if (odd > 8 && odd > sample.length * 0.03) throw new Error("it is not text");
 }
 
-function readChunk(fd: number, buffer: Uint8Array, position: number | null = null): number {
+function readChunk(fd: number, buffer: Uint8Array): number {
   for (;;) {
     try {
-      return readSync(fd, buffer, 0, buffer.length, position);
+      return readSync(fd, buffer, 0, buffer.length, null);
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
       if (code === "EOF") return 0;

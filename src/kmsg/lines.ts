@@ -75,6 +75,7 @@ export function createLineReader(
       if (pending !== null && pending.of === 0 && join(pending, head.text, number)) return;
       if (head.text.trim() === "") return;
     }
+    if (head.part !== null && head.part.from > 0 && skipped > 0) lookBack(number, skipped);
     if (head.part !== null && pieceOf(head)) return;
     flush();
     // A collector's prefix, then the entry.

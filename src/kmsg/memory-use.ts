@@ -88,7 +88,7 @@ export function machineParts(details: OomDetails): { whole: number | null; parts
 }
 
 /** Memory of a task that no other shares, as far as the table shows it, and its swap. Pages. */
-export function footprint(task: OomTask): number {
+function footprint(task: OomTask): number {
   return (task.rssAnonPages ?? task.rssPages ?? 0) + (task.swapPages ?? 0);
 }
 

@@ -34,7 +34,7 @@ const MAX_REPORT_LINES = 20_000;
 const MAX_HEADER_ONLY_LINES = 3_000;
 const MAX_LISTED = 10_000;
 // The callers of oom_kill_process() in a stack.
-export const FRAME_WINDOW = 8;
+const FRAME_WINDOW = 8;
 const PIECE_LINES = 8;
 const PANIC_LINES = 3;
 // A group's members are printed between the two records of its first victim.
@@ -511,6 +511,9 @@ export function createMatchedScanner(options: OomScanOptions): {
     // "System is deadlocked on memory" comes right after the report that found no victim.
     let wanted = Math.max(0, lastNone + PANIC_LINES - line);
     for (const report of open) {
+      // The kill follows; a terminal may have wrapped it anywhere.
+      if (report.selected !== null || report.chosen !== null || report.taskIn !== null)
+        wanted = Math.max(wanted, Math.min(1, report.lines.at(-1)! + PIECE_LINES - line));
       if (report.selected?.whole === false) wanted = Math.max(wanted, report.piecesUntil - line);
       if (report.frameLine === line) wanted = Math.max(wanted, FRAME_WINDOW);
     }

@@ -114,6 +114,24 @@ describe("kind and limit", () => {
     expect(explainKill(found.kills[0]!).join(" ")).not.toMatch(/at its limit|Raise/);
   });
 
+  it("are not taken from other words without a report that names the process", () => {
+    expect(scanKernelLog(`[ 1.000000] Some module: Killed process 5 (x) ${TAIL}\n`)).toMatchObject({
+      kills: [],
+      incomplete: [{ line: 1 }],
+    });
+  });
+
+  it("are read from OpenVZ's records", () => {
+    expect(
+      scanKernelLog(
+        "[1982048.529636] Out of memory in UB 317592: OOM killed process 2946 (npm) score 0 vm:1506164kB, rss:237752kB, swap:120052kB\n[1982049.529636] Out of memory: OOM killed process 2947 (npm) score 0 vm:8kB, rss:4kB, swap:0kB\n",
+      ).kills,
+    ).toMatchObject([
+      { kind: "memcg", oomMemcg: null, victim: { pid: 2946, comm: "npm", totalVm: 1506164 * 1024, anonRss: null } },
+      { kind: "global", victim: { pid: 2947 } },
+    ]);
+  });
+
   it("are put in people's words", () => {
     expect(words("f10-qos-from-the-pods-slice")).toContain(
       "the limit of Pod 11111111-2222-3333-4444-555555555555 (burstable): all its containers together",
@@ -179,7 +197,7 @@ describe("a log in another order", () => {
       expect(
         scan(name)
           .kills.map(({ victim }) => victim.pid)
-          .toSorted(),
+          .toSorted((a, b) => a - b),
       ).toEqual([65541, 68061]);
   });
 
