@@ -87,25 +87,47 @@ const PHRASES = [
   "killer: gfp_mask=0x",
   "kill:constraint=",
 ];
-const PROCESS = /^[a-z ]{12,19}(?:\d{1,10}(?: ?$| [([]|,)|$)/;
 // The tag of a program in syslog, right before the words.
-const PROGRAM = /\[\d{1,10}\]: (?:(?:memory cgroup )?out of memory: |.{1,20} invoked )?$/;
+const PROGRAM = /(?<!kernel)\[\d{1,10}\]: (?:(?:memory cgroup )?out of memory: |.{1,20} invoked )?$/i;
 
-/** Whether a line may hold a record of the OOM killer, from the text before and behind a place that the search found. */
-export function mayMatter(before: string, behind: string): boolean {
-  const newline = behind.search(/[\r\n\0]/);
-  const end = newline === -1 && behind.length < AROUND ? behind.length : newline;
-  const text = (end === -1 ? behind : behind.slice(0, end)).toLowerCase();
+/** Whether the line around a place that the search found may hold a record of the OOM killer; the log ends at `to`. */
+export function mayMatter(
+  bytes: Uint8Array,
+  hit: number,
+  to: number,
+  latin1: (from: number, to: number) => string,
+): boolean {
   // A terminal's colours come in between: only the whole line shows.
-  if (text.includes("\u001b") || before.endsWith("\u001b[K")) return true;
-  if (text.startsWith("-vm:")) return before.endsWith("total");
-  // A line may be wrapped within a phrase.
-  const found = PHRASES.some((phrase) =>
-    text.startsWith(phrase)
-      ? !phrase.endsWith(" process ") || PROCESS.test(text)
-      : end !== -1 && phrase.startsWith(text),
-  );
-  if (!found) return false;
-  const start = before.slice(before.lastIndexOf("\n") + 1).toLowerCase();
-  return !PROGRAM.test(start) || /kernel\[\d{1,10}\]: /.test(start);
+  if (bytes[hit - 1] === 75 || bytes[hit - 1] === 109 || bytes[hit + 4] === ESCAPE) return true;
+  if (bytes[hit] === 45) return latin1(Math.max(0, hit - 5), hit) === "total";
+  if (!PHRASES.some((phrase) => spells(bytes, hit, to, phrase))) return false;
+  let at = hit - 1;
+  const floor = Math.max(0, hit - AROUND);
+  while (at > floor && bytes[at] !== NEWLINE && !(bytes[at] === 93 && bytes[at + 1] === 58)) at--;
+  if (bytes[at] !== 93) return true;
+  return !PROGRAM.test(latin1(Math.max(0, at - AROUND), hit));
+}
+
+/** Whether the words stand at `at`, in any case, or their beginning does where the line ends: it may be wrapped. */
+function spells(bytes: Uint8Array, at: number, to: number, words: string): boolean {
+  for (let i = 0; i < words.length; i++) {
+    const code = at + i < to ? bytes[at + i]! : NEWLINE;
+    if ((code >= 65 && code <= 90 ? code + 32 : code) !== words.charCodeAt(i)) return i > 2 && isEnd(code);
+  }
+  if (!words.endsWith(" process ")) return true;
+  // Behind it stand a pid and what follows one.
+  let next = at + words.length;
+  while (next < to && bytes[next]! >= 48 && bytes[next]! <= 57) next++;
+  const code = next < to ? bytes[next]! : NEWLINE;
+  if (isEnd(code)) return true;
+  const more = next + 1 < to ? bytes[next + 1]! : NEWLINE;
+  return next > at + words.length && (code === 44 || (code === 32 && (more === 40 || more === 91 || isEnd(more))));
+}
+
+const NEWLINE = 10;
+const ESCAPE = 27;
+
+/** A line's end; a NUL stands where a crash cut the log, an escape where a terminal's colour comes in between. */
+function isEnd(code: number): boolean {
+  return code === NEWLINE || code === 13 || code === 0 || code === ESCAPE;
 }

@@ -278,7 +278,7 @@ function createLines(emit: (record: KmsgRecord, found?: OomLine | null) => void,
       number += search.lines();
       if (hit === -1) return -1;
       from = hit + 3;
-      if (!mayMatter(latin1(Math.max(at, hit - AROUND), hit), latin1(hit, Math.min(to, hit + AROUND)))) continue;
+      if (!mayMatter(bytes, hit, to, latin1)) continue;
       at = Math.max(at, bytes.lastIndexOf(NEWLINE, hit) + 1);
       if (hit - at < MAX_LINE - AROUND) return lineEnd(hit, to);
       // So far into a line no record begins.
