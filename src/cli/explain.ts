@@ -1,7 +1,7 @@
 /** `oomlab explain`: reads a kernel log, tells every OOM kill in it as it is read. */
 import { spawn } from "node:child_process";
 import { closeSync, openSync, readSync } from "node:fs";
-import { Duplex } from "node:stream";
+import { Duplex, PassThrough } from "node:stream";
 import { setFlagsFromString } from "node:v8";
 import { createGunzip } from "node:zlib";
 import type { Streams } from "../api.ts";
@@ -23,10 +23,12 @@ export async function explain(
   const out = gathered(streams);
   const scanner = createLogScanner({ details: !json || flags.details === true });
   let told = 0;
+  let printed: OomKill | undefined;
   const print = (kill: OomKill): void => {
     if (json) out.write(`${told === 0 ? "\n" : ",\n"}${JSON.stringify(killJson(kill))}`);
     else if (flags.format === "classic") out.write(classic(kill, told === 0));
-    else out.write(words(kill, told + 1));
+    else out.write(words(kill, told + 1, printed));
+    printed = kill;
     told++;
   };
   // The records behind a kill (a group kill's title, the reaper's line) may still add to the last one.
@@ -63,17 +65,26 @@ export async function explain(
   take(scan.kills);
   if (last) print(last);
   if (json) {
-    out.write(`${told === 0 ? "" : "\n"}], "incomplete": ${JSON.stringify(scan.incomplete)} }\n`);
+    const { incomplete, suppressed, noVictim, panics, others = [] } = scan;
+    const rest = JSON.stringify({ incomplete, suppressed, noVictim, panics, others });
+    out.write(`${told === 0 ? "" : "\n"}], ${rest.slice(1, -1)} }\n`);
     out.flush();
     return 0;
   }
-  for (const { line, reason } of scan.incomplete)
-    out.write(`line ${line}: an OOM report that is not complete: ${printable(reason)}\n`);
+  for (const { line, reason, comm, oomMemcg } of scan.incomplete) {
+    const whom = comm == null ? "" : `, ${comm}`;
+    const limit = oomMemcg == null ? "" : `, for the limit of ${oomMemcg}`;
+    out.write(`line ${line}: an OOM report that is not complete: ${printable(`${reason}${whom}${limit}`)}\n`);
+  }
   for (const { line } of scan.noVictim)
     out.write(`line ${line}: the OOM killer ran and found no process that it may kill\n`);
   for (const { line, text } of scan.panics) out.write(`line ${line}: the kernel panicked: ${printable(text)}\n`);
   if (scan.suppressed > 0) out.write(`the kernel's rate limit took the head of ${scan.suppressed} OOM report(s)\n`);
-  if (told === 0) out.write("no OOM kill in this log\n");
+  for (const { line, by, text } of scan.others ?? [])
+    out.write(`line ${line}: not the kernel, but ${by}: ${printable(text)}\n`);
+  const reports = scan.incomplete.length + scan.noVictim.length + scan.panics.length;
+  if (told === 0)
+    out.write(reports === 0 ? "no OOM kill in this log\n" : "no OOM kill that this log shows whole: see above\n");
   out.flush();
   return 0;
 }
@@ -113,6 +124,7 @@ function refuseOtherThanText(start: Buffer): void {
     ["fd377a585a", "xz: unpack it with `xz -dc FILE | oomlab explain`"],
     ["425a68", "bzip2: unpack it with `bzip2 -dc FILE | oomlab explain`"],
     ["7f454c46", "an ELF file"],
+    ["4c504b5348485248", "a binary journal: read it with `journalctl --file FILE -k | oomlab explain`"],
   ];
   const hex = start.toString("hex", 0, 8);
   const kind = kinds.find(([magic]) => hex.startsWith(magic));
@@ -140,10 +152,19 @@ function readChunk(fd: number, buffer: Uint8Array): number {
   }
 }
 
-/** Node 20 has no zstd: the tool unpacks. */
+/** Node 20 has no zstd: the tool unpacks, and says of a damaged file what is wrong with it. */
 function zstd(): Duplex {
-  const child = spawn("zstd", ["-dcq"], { stdio: ["pipe", "pipe", "inherit"] });
-  const duplex = Duplex.from({ writable: child.stdin, readable: child.stdout });
+  const child = spawn("zstd", ["-dcq"], { stdio: ["pipe", "pipe", "pipe"] });
+  let said = "";
+  child.stderr.on("data", (text: Buffer) => (said += text.toString()));
+  // The output ends whatever the status is: only a good one may end the log.
+  const output = new PassThrough();
+  child.stdout.pipe(output, { end: false });
+  child.on("close", (code) => {
+    if (code === 0) output.end();
+    else duplex.destroy(new Error(said.trim() || `zstd ended with status ${code}`));
+  });
+  const duplex = Duplex.from({ writable: child.stdin, readable: output });
   child.on("error", (error) => duplex.destroy(new Error(`unpacking it needs the program zstd (${error.message})`)));
   return duplex;
 }
@@ -200,9 +221,21 @@ function classic(kill: OomKill, first: boolean): string {
     .join("")}`;
 }
 
-function words(kill: OomKill, number: number): string {
+function words(kill: OomKill, number: number, before: OomKill | undefined): string {
+  // Of a group the first is explained, the others are listed below it.
+  if (kill.group && kill.constraint === null && before?.group === true && before.oomMemcg === kill.oomMemcg) {
+    const { pid, comm, anonRss } = kill.victim;
+    const held = anonRss === null ? "" : `, which held ${Math.round(anonRss / 1024)} KiB of anonymous memory`;
+    return `  OOM kill ${number} (line ${kill.line}): with it died process ${pid} (${printable(comm)})${held}\n`;
+  }
   const sentences = explainKill(kill).map((sentence) => `  ${printable(sentence)}\n`);
-  return `${number === 1 ? "" : "\n"}OOM kill ${number} (line ${kill.line})\n${sentences.join("")}`;
+  return `${number === 1 ? "" : "\n"}OOM kill ${number} (line ${kill.line}${when(kill)})\n${sentences.join("")}`;
+}
+
+/** When a kill happened, as far as the log shows it. */
+function when({ date, timeUs }: OomKill): string {
+  const uptime = timeUs === null ? "" : `, ${(timeUs / 1e6).toFixed(1)} s after boot`;
+  return `${date === null ? "" : `, ${printable(date)}`}${uptime}`;
 }
 
 /** The kill object of the JSON report; a log alone knows no scenario. */
@@ -215,6 +248,8 @@ function killJson({
   group,
   victim,
   line,
+  timeUs,
+  date,
   missing,
   details,
 }: OomKill): unknown {
@@ -230,6 +265,8 @@ function killJson({
     witnesses: ["kmsg"],
     victim,
     line,
+    atMs: timeUs === null ? null : Math.round(timeUs / 1000),
+    date,
     missing,
     ...(details ? { details } : {}),
   };

@@ -95,6 +95,7 @@ export function toKill(
     line: lines[0]!,
     seq: record.seq,
     timeUs: record.timeUs,
+    date: record.date ?? null,
     // Up to 5.0 a child may die in place of the task selected: another process, not another thread.
     tgid: selected?.pid != null && selected.pid !== killed.pid && report?.chosen == null ? selected.pid : null,
     lines,

@@ -83,6 +83,9 @@ const PHRASES = [
   "killing the task",
   "oom execution",
   "oom is enabled",
+  // The tags of other killers
+  "oomd[",
+  "oom[",
   // The rest of a word that a terminal's width cut in two.
   "killer: gfp_mask=0x",
   "kill:constraint=",

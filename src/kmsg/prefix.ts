@@ -11,6 +11,8 @@ export interface PrefixedLine {
   caller: string | null;
   /** Where this part of a record begins, and how long the record is: extended netconsole sends long ones in pieces. */
   part: { from: number; of: number } | null;
+  /** The date or time of day, as the log wrote it. */
+  date?: string;
   text: string;
 }
 
@@ -200,6 +202,7 @@ function readBrackets(line: string, at: number, head: PrefixedLine, outer: boole
       return at + caller[0].length;
     }
     const wall = DELTA.exec(start) ?? WALL.exec(start) ?? POD.exec(start);
+    if (wall !== null && WALL.test(wall[0])) head.date ??= wall[0].replace(/^\[|\][: ]*$/g, "");
     if (wall === null || (!/\d/.test(wall[0]) && wall[0][1] !== "p")) return -1;
     end = at + wall[0].length;
     // A console logger's time, then the kernel's.
@@ -328,6 +331,7 @@ function readWords(line: string, at: number, start: string, head: PrefixedLine):
     return afterTag(line, at + tag[0].length, head);
   }
   let end = at + date[0].length;
+  head.date ??= date[0].replace(/[: ]+$/, "");
   // Container runtimes: `2025-01-01T00:00:00Z stdout F `
   const stream = /^std(?:out|err) [FP] /.exec(line.slice(end, end + 16));
   if (stream !== null) end += stream[0].length;
@@ -369,8 +373,9 @@ function readWords(line: string, at: number, start: string, head: PrefixedLine):
     head.origin = "kernel";
     return afterTag(line, end + modern[0].length, head);
   }
-  head.origin = digit || peer !== null ? "kernel" : "other";
-  // A date, then neither tag nor timestamp: `dmesg --time-format iso`, or a program's own line.
+  // A date, then neither tag nor timestamp: `dmesg --time-format iso`, or a line whose dress the report shows.
+  if (!digit && peer === null) return -1;
+  head.origin = "kernel";
   return end;
 }
 

@@ -54,6 +54,7 @@ export function toRecord(head: PrefixedLine, line: number): KmsgRecord | null {
     text,
     line,
   };
+  if (head.date !== undefined) record.date = head.date;
   if (head.origin === "bare") record.bare = true;
   return record;
 }

@@ -33,6 +33,7 @@ export function createLogScanner(options: OomScanOptions = {}): {
   const details = options.details === true;
   const scanner = createMatchedScanner(options);
   const lost: OomIncomplete[] = [];
+  const others: { line: number; by: string; text: string }[] = [];
   let kills: OomKill[] = [];
   let killed = false;
   const log = createLog(
@@ -42,7 +43,9 @@ export function createLogScanner(options: OomScanOptions = {}): {
         killed = true;
       }
     },
-    (line, reason) => lost.push({ line, reason }),
+    (line, reason) => {
+      if (lost.length < MAX_LISTED) lost.push({ line, reason });
+    },
     {
       first: details ? HEAD_LINES : 0,
       /** Lines to be read after this one, whatever they hold. With details: all of a report, and the reaper's behind a kill. */
@@ -52,6 +55,9 @@ export function createLogScanner(options: OomScanOptions = {}): {
         killed = false;
         return Math.max(more, scanner.wants(line));
       },
+    },
+    (line, by, text) => {
+      if (others.length < MAX_LISTED) others.push({ line, by, text });
     },
   );
   const take = (): OomKill[] => {
@@ -69,10 +75,13 @@ export function createLogScanner(options: OomScanOptions = {}): {
       const scan = scanner.end();
       scan.kills.unshift(...take());
       scan.incomplete = [...scan.incomplete, ...lost].toSorted((a, b) => a.line - b.line);
+      if (others.length > 0) scan.others = others;
       return scan;
     },
   };
 }
+
+const MAX_LISTED = 10_000;
 
 /**
  * A streaming reader for any text format (detects per line): push chunks in any cut, get records. The journal's export
@@ -115,9 +124,10 @@ interface Sink {
 
 /** Finds a log's encoding and format in its first bytes, and gives its records. */
 function createLog(
-  emit: (record: KmsgRecord, found?: OomLine | null) => void,
-  lose: (line: number, reason: string) => void,
+  emit: Emit,
+  lose: Lose,
   wanted: Wanted,
+  note?: Note,
 ): { push(chunk: string | Uint8Array): void; end(): void } {
   const encoder = new TextEncoder();
   // UTF-16, as Windows shells write it.
@@ -138,8 +148,8 @@ function createLog(
 
   function sinkOf(first: Uint8Array, complete: boolean): Sink | null {
     const format = formatOf(first, complete);
-    if (format === "text") return createLines(emit, wanted);
-    if (format === "json") return createObjects(emit);
+    if (format === "text") return createLines(emit, lose, wanted, note);
+    if (format === "json") return createObjects(emit, lose);
     if (format === null) return null;
     const entries = createJournalReader(emit, lose);
     return { push: (bytes) => entries.push(bytes, wasText), end: () => entries.end() };
@@ -222,8 +232,12 @@ function formatOf(bytes: Uint8Array, complete: boolean): Format | null {
   return field || / \[s=[0-9a-f]{1,32};i=/.test(first.slice(0, 200)) ? "export" : "text";
 }
 
-function createObjects(emit: (record: KmsgRecord, found?: OomLine | null) => void): Sink {
-  const lines = createLineReader(emit);
+type Emit = (record: KmsgRecord, found?: OomLine | null) => void;
+type Lose = (line: number, reason: string) => void;
+type Note = (line: number, by: string, text: string) => void;
+
+function createObjects(emit: Emit, lose: Lose): Sink {
+  const lines = createLineReader(emit, () => null, lose);
   const objects = createObjectReader(emit, (text, number) => lines.line(text, number));
   const decoder = new TextDecoder();
   return {
@@ -231,7 +245,7 @@ function createObjects(emit: (record: KmsgRecord, found?: OomLine | null) => voi
     end() {
       objects.push(decoder.decode());
       objects.end();
-      lines.flush();
+      lines.end();
     },
   };
 }
@@ -242,11 +256,11 @@ const PIECE = 131_072;
 const BEHIND = 1024;
 
 /** Cuts bytes into lines and reads those that are wanted or may hold a record of the OOM killer. */
-function createLines(emit: (record: KmsgRecord, found?: OomLine | null) => void, wanted: Wanted): Sink {
+function createLines(emit: Emit, lose: Lose, wanted: Wanted, note?: Note): Sink {
   const search = createSearch(PIECE + MAX_LINE + 2 * BEHIND);
   const { bytes } = search;
   const { decode, latin1 } = decoderOf(bytes);
-  const reader = createLineReader(emit, before);
+  const reader = createLineReader(emit, before, lose, note);
   let [at, end] = [0, 0];
   let number = 1;
   let follow = wanted.first;
@@ -341,7 +355,7 @@ function createLines(emit: (record: KmsgRecord, found?: OomLine | null) => void,
     },
     end() {
       run(true);
-      reader.flush();
+      reader.end();
     },
   };
 }

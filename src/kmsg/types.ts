@@ -14,6 +14,8 @@ export interface KmsgRecord {
   text: string;
   /** First line of the record in the input, from 1. */
   line: number;
+  /** Date and time of day as the log wrote them, where it did. */
+  date?: string;
   /** True where the line had no prefix at all: a record of a stripped log, a wrapped line, or another program's output. */
   bare?: boolean;
 }
@@ -60,6 +62,8 @@ export interface OomKill {
   seq: number | null;
   /** Time of the `Killed process` record. */
   timeUs: number | null;
+  /** Date and time of day of that record, as the log wrote them; null where it did not. */
+  date: string | null;
   /** The TGID that `oom-kill:` names, where it differs from the killed TID. */
   tgid: number | null;
   /** Lines of the records that the kill was told from, ascending. */
@@ -205,6 +209,8 @@ export interface OomScan {
   suppressed: number;
   /** `no killable processes`: the OOM killer ran and found nobody. */
   noVictim: { line: number; lines: number[] }[];
+  /** What programs that kill for memory (systemd-oomd, earlyoom) logged of their own kills, where the log has it. */
+  others?: { line: number; by: string; text: string }[];
   /** Panics for want of memory. */
   panics: { line: number; text: string }[];
 }

@@ -202,7 +202,18 @@ describe("a log in another order", () => {
   });
 
   it("shows no kernel kill where others killed", () => {
-    expect(scan("userspace-killers-only")).toMatchObject({ kills: [], incomplete: [] });
+    expect(scan("userspace-killers-only")).toMatchObject({
+      kills: [],
+      incomplete: [],
+      others: [
+        { line: 2, by: "systemd-oomd", text: expect.stringMatching(/app-ide\.scope due to memory pressure/) },
+        {
+          line: 5,
+          by: "earlyoom",
+          text: 'sending SIGTERM to process 7213 uid 1000 "java": badness 1104, VmRSS 9120 MiB',
+        },
+      ],
+    });
   });
 });
 
