@@ -6,87 +6,133 @@ import { setFlagsFromString } from "node:v8";
 import { createGunzip } from "node:zlib";
 import type { Streams } from "../api.ts";
 import { OomlabError } from "../errors.ts";
-import { classicLines, createLogScanner, explainKill, type OomKill } from "../kmsg/index.ts";
+import { classicLines, createLogScanner, explainKill, type OomKill, type OomScan } from "../kmsg/index.ts";
 import { printable } from "../printable.ts";
 
 const chunkSize = 256 * 1024;
 
 export async function explain(
-  file: string,
+  files: string[],
   flags: { reporter: string; format: string; details?: boolean },
   streams: Streams,
 ): Promise<number> {
   // What is read is soon done with: a heap that stays small keeps memory low, and in the cache.
   setFlagsFromString("--semi-space-growth-factor=1");
   setFlagsFromString("--heap-growing-percent=10");
-  const json = flags.reporter === "json";
   const out = gathered(streams);
-  const scanner = createLogScanner({ details: !json || flags.details === true });
-  let told = 0;
-  let printed: OomKill | undefined;
-  const print = (kill: OomKill): void => {
-    if (json) out.write(`${told === 0 ? "\n" : ",\n"}${JSON.stringify(killJson(kill))}`);
-    else if (flags.format === "classic") out.write(classic(kill, told === 0));
-    else out.write(words(kill, told + 1, printed));
-    printed = kill;
-    told++;
-  };
-  // The records behind a kill (a group kill's title, the reaper's line) may still add to the last one.
-  let last: OomKill | undefined;
-  const take = (found: readonly OomKill[]): void => {
-    for (const kill of found) {
-      if (last) print(last);
-      last = kill;
+  const printer = flags.reporter === "json" ? jsonPrinter(out, files) : textPrinter(out, files, flags.format);
+  for (const file of files) {
+    const scanner = createLogScanner({ details: flags.reporter !== "json" || flags.details === true });
+    // The records behind a kill (a group kill's title, the reaper's line) may still add to the last one.
+    let last: OomKill | undefined;
+    const take = (found: readonly OomKill[]): void => {
+      for (const kill of found) {
+        if (last) printer.kill(last, file);
+        last = kill;
+      }
+    };
+    try {
+      await readLog(file, {
+        push(chunk) {
+          printer.open();
+          take(scanner.push(chunk));
+          out.flush();
+        },
+        wrote: () => out.wrote(),
+      });
+    } catch (error) {
+      const name = file === "-" ? "on standard input" : file === "" ? '""' : file;
+      throw new OomlabError("LOG_UNREADABLE", `the log ${name} cannot be read: ${(error as Error).message}`, {
+        exitCode: 2,
+        cause: error,
+      });
     }
-  };
-  let opened = false;
-  const open = (): void => {
-    if (json && !opened) out.write('{ "kills": [');
-    opened = true;
-  };
-  try {
-    await readLog(file, {
-      push(chunk) {
-        open();
-        take(scanner.push(chunk));
-        out.flush();
-      },
-      wrote: () => out.wrote(),
-    });
-  } catch (error) {
-    const name = file === "-" ? "on standard input" : file === "" ? '""' : file;
-    throw new OomlabError("LOG_UNREADABLE", `the log ${name} cannot be read: ${(error as Error).message}`, {
-      exitCode: 2,
-      cause: error,
-    });
+    const scan = scanner.end();
+    take(scan.kills);
+    if (last) printer.kill(last, file);
+    printer.rest(scan, file);
   }
-  open();
-  const scan = scanner.end();
-  take(scan.kills);
-  if (last) print(last);
-  if (json) {
-    const { incomplete, suppressed, noVictim, panics, others = [] } = scan;
-    const rest = JSON.stringify({ incomplete, suppressed, noVictim, panics, others });
-    out.write(`${told === 0 ? "" : "\n"}], ${rest.slice(1, -1)} }\n`);
-    out.flush();
-    return 0;
-  }
-  for (const { line, reason, comm, oomMemcg } of scan.incomplete) {
-    const whom = comm == null ? "" : `, ${comm}`;
-    const limit = oomMemcg == null ? "" : `, for the limit of ${oomMemcg}`;
-    out.write(`line ${line}: an OOM report that is not complete: ${printable(`${reason}${whom}${limit}`)}\n`);
-  }
-  for (const { line } of scan.noVictim)
-    out.write(`line ${line}: the OOM killer ran and found no process that it may kill\n`);
-  for (const { line, text } of scan.panics) out.write(`line ${line}: the kernel panicked: ${printable(text)}\n`);
-  if (scan.suppressed > 0) out.write(`the kernel's rate limit took the head of ${scan.suppressed} OOM report(s)\n`);
-  for (const { line, by, text } of scan.others ?? [])
-    out.write(`line ${line}: not the kernel, but ${by}: ${printable(text)}\n`);
-  const reports = scan.incomplete.length + scan.noVictim.length + scan.panics.length;
-  if (told === 0)
-    out.write(reports === 0 ? "no OOM kill in this log\n" : "no OOM kill that this log shows whole: see above\n");
+  printer.end();
   out.flush();
   return 0;
+}
+
+/** Prints what the logs show, each kill as soon as it is known. */
+interface Printer {
+  /** The first log can be read. */
+  open(): void;
+  kill(kill: OomKill, file: string): void;
+  /** What else a log shows, after its kills. */
+  rest(scan: OomScan, file: string): void;
+  end(): void;
+}
+
+function jsonPrinter(out: { write(text: string): void }, files: string[]): Printer {
+  const all = {
+    incomplete: [] as object[],
+    suppressed: 0,
+    noVictim: [] as object[],
+    panics: [] as object[],
+    others: [] as object[],
+  };
+  const named = (file: string): { file?: string } => (files.length > 1 ? { file } : {});
+  let [opened, printed] = [false, 0];
+  const open = (): void => {
+    if (!opened) out.write('{ "kills": [');
+    opened = true;
+  };
+  return {
+    open,
+    kill(kill, file) {
+      out.write(`${printed++ === 0 ? "\n" : ",\n"}${JSON.stringify({ ...named(file), ...killJson(kill) })}`);
+    },
+    rest(scan, file) {
+      all.suppressed += scan.suppressed;
+      for (const key of ["incomplete", "noVictim", "panics", "others"] as const)
+        for (const item of scan[key] ?? []) all[key].push({ ...named(file), ...item });
+    },
+    end() {
+      open();
+      out.write(`${printed === 0 ? "" : "\n"}], ${JSON.stringify(all).slice(1, -1)} }\n`);
+    },
+  };
+}
+
+function textPrinter(out: { write(text: string): void }, files: string[], format: string): Printer {
+  let [printed, headed] = [0, ""];
+  let before: OomKill | undefined;
+  const head = (file: string): void => {
+    if (files.length > 1 && headed !== file) out.write(`${headed === "" ? "" : "\n"}${printable(file)}:\n`);
+    headed = file;
+  };
+  return {
+    open: () => undefined,
+    kill(kill, file) {
+      head(file);
+      out.write(format === "classic" ? classic(kill, printed === 0) : words(kill, printed + 1, before));
+      before = kill;
+      printed++;
+    },
+    rest({ incomplete, noVictim, panics, suppressed, others = [] }, file) {
+      head(file);
+      for (const { line, reason, comm, oomMemcg } of incomplete) {
+        const whom = comm == null ? "" : `, ${comm}`;
+        const limit = oomMemcg == null ? "" : `, for the limit of ${oomMemcg}`;
+        out.write(`line ${line}: an OOM report that is not complete: ${printable(`${reason}${whom}${limit}`)}\n`);
+      }
+      for (const { line } of noVictim)
+        out.write(`line ${line}: the OOM killer ran and found no process that it may kill\n`);
+      for (const { line, text } of panics) out.write(`line ${line}: the kernel panicked: ${printable(text)}\n`);
+      if (suppressed > 0) out.write(`the kernel's rate limit took the head of ${suppressed} OOM report(s)\n`);
+      for (const { line, by, text } of others)
+        out.write(`line ${line}: not the kernel, but ${by}: ${printable(text)}\n`);
+      const reports = incomplete.length + noVictim.length + panics.length;
+      if (before === undefined)
+        out.write(reports === 0 ? "no OOM kill in this log\n" : "no OOM kill that this log shows whole: see above\n");
+      before = undefined;
+    },
+    end: () => undefined,
+  };
 }
 
 /** Where a log goes: in chunks, each valid until the next. */
@@ -252,7 +298,7 @@ function killJson({
   date,
   missing,
   details,
-}: OomKill): unknown {
+}: OomKill): object {
   return {
     kind,
     constraint,
