@@ -1,5 +1,5 @@
 // Records in JSON: dmesg -J, journalctl -o json, container runtimes, Cloud Logging.
-import { readPrefix } from "./prefix.ts";
+import { FACILITIES, LEVELS, readPrefix } from "./prefix.ts";
 import { DECODER, MAX_LINE, MAX_TEXT, toRecord } from "./record.ts";
 import type { KmsgRecord } from "./types.ts";
 
@@ -71,26 +71,17 @@ export function recordOfObject(value: Record<string, unknown>, line: number): Km
   if (value["msg"] !== undefined && (value["pri"] !== undefined || value["time"] !== undefined)) {
     const priority = integer(value["pri"]);
     const time = Number(value["time"]);
-    const facility =
-      typeof value["fac"] === "string"
-        ? FACILITY_NAMES.indexOf(value["fac"])
-        : priority === null
-          ? null
-          : priority >> 3;
-    const level =
-      typeof value["pri"] === "string" && priority === null
-        ? LEVEL_NAMES.indexOf(value["pri"])
-        : priority === null
-          ? null
-          : priority & 7;
+    const [fac, pri] = [value["fac"], value["pri"]];
+    const facility = typeof fac === "string" ? (FACILITIES[fac] ?? null) : priority === null ? null : priority >> 3;
+    const level = priority !== null ? priority & 7 : typeof pri === "string" ? (LEVELS[pri] ?? null) : null;
     const caller =
       typeof value["caller"] === "string" && /^[TC]\d{1,10}$/.test(value["caller"]) ? value["caller"] : null;
     return {
       seq: null,
       timeUs:
         Number.isFinite(time) && value["time"] !== null && value["time"] !== undefined ? Math.round(time * 1e6) : null,
-      facility: facility === -1 ? null : facility,
-      level: level === -1 ? null : level,
+      facility,
+      level,
       caller,
       text: text.slice(0, MAX_TEXT),
       line,
@@ -98,22 +89,6 @@ export function recordOfObject(value: Record<string, unknown>, line: number): Km
   }
   return toRecord(readPrefix(text.slice(0, MAX_TEXT).replace(/\n$/, "")), line);
 }
-
-const FACILITY_NAMES = [
-  "kern",
-  "user",
-  "mail",
-  "daemon",
-  "auth",
-  "syslog",
-  "lpr",
-  "news",
-  "uucp",
-  "cron",
-  "authpriv",
-  "ftp",
-];
-const LEVEL_NAMES = ["emerg", "alert", "crit", "err", "warn", "notice", "info", "debug"];
 
 /** A message: journald writes an array of bytes where it is not printable UTF-8. */
 function asText(value: unknown): string | null {

@@ -16,7 +16,7 @@ export interface PrefixedLine {
   text: string;
 }
 
-const LEVELS: Record<string, number> = {
+export const LEVELS: Record<string, number> = {
   emerg: 0,
   panic: 0,
   alert: 1,
@@ -29,7 +29,7 @@ const LEVELS: Record<string, number> = {
   info: 6,
   debug: 7,
 };
-const FACILITIES: Record<string, number> = {
+export const FACILITIES: Record<string, number> = {
   kern: 0,
   user: 1,
   mail: 2,
@@ -275,23 +275,43 @@ const LOGCAT =
 const TIME = /^\d{1,2}:\d{2}:\d{2}(?:[.,]\d{1,9})? {1,3}(?=[<[])/;
 const NETCONSOLE = /^(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9a-f:.]{2,45})(?::\d{1,5})? /;
 
+/** The fields before the text of a record of /dev/kmsg, and their length; null where there are none. */
+export function readFields(start: string): {
+  length: number;
+  seq: number;
+  timeUs: number;
+  facility: number;
+  level: number;
+  caller: string | null;
+  part: PrefixedLine["part"];
+} | null {
+  const raw = /^(\d{1,5}),(\d{1,20}),(\d{1,20}),([^;]{0,200});/.exec(start);
+  if (raw === null) return null;
+  const more = raw[4] ?? "";
+  const part = /(?:^|,)ncfrag=(\d{1,6})\/(\d{1,6})/.exec(more);
+  return {
+    length: raw[0].length,
+    seq: Number(raw[2]),
+    timeUs: Number(raw[3]),
+    facility: Number(raw[1]) >> 3,
+    level: Number(raw[1]) & 7,
+    caller: /(?:^|,)caller=([TC]\d{1,10})/.exec(more)?.[1] ?? null,
+    part: part === null ? null : { from: Number(part[1]), of: Number(part[2]) },
+  };
+}
+
 /** Prefixes that start with a word or a number. */
 function readWords(line: string, at: number, start: string, head: PrefixedLine): number {
   const first = start.charCodeAt(0);
   const digit = first >= 48 && first <= 57;
   if (digit) {
     // Extended netconsole may have the kernel's release in front.
-    const raw = /^(?:\d{1,2}\.\d{1,3}[^,;]{0,64},)?(\d{1,5}),(\d{1,20}),(\d{1,20}),([^;]{0,200});/.exec(start);
-    if (raw !== null) {
-      head.facility = Number(raw[1]) >> 3;
-      head.level = Number(raw[1]) & 7;
-      head.seq = Number(raw[2]);
-      head.timeUs = Number(raw[3]);
-      head.caller = /(?:^|,)caller=([TC]\d{1,10})/.exec(raw[4] ?? "")?.[1] ?? null;
-      const part = /(?:^|,)ncfrag=(\d{1,6})\/(\d{1,6})/.exec(raw[4] ?? "");
-      if (part !== null) head.part = { from: Number(part[1]), of: Number(part[2]) };
-      head.origin = head.facility === 0 ? "kernel" : "other";
-      return at + raw[0].length;
+    const raw = /^(?:\d{1,2}\.\d{1,3}[^,;]{0,64},)?/.exec(start)![0].length;
+    const fields = readFields(start.slice(raw));
+    if (fields !== null) {
+      const { length, part, ...rest } = fields;
+      Object.assign(head, rest, { part, origin: rest.facility === 0 ? "kernel" : "other" });
+      return at + raw + length;
     }
   }
   if (digit) {

@@ -58,13 +58,11 @@ export function createOomScanner(options: OomScanOptions = {}): {
 }
 
 /**
- * The scanner for callers that pass over records of no interest, have matched a record already, or have seen a stack frame
- * without reading it. A record that no matcher takes never changes what is told later, but for the stack and the details.
+ * The scanner for callers that pass over records of no interest, or have matched a record already. A record that no matcher takes never changes what is told later, but for the stack and the details.
  */
 export function createMatchedScanner(options: OomScanOptions): {
   /** `position`: how many records, or lines that may be records, have been passed. */
   push(record: KmsgRecord, found?: OomLine | null, position?: number): OomKill[];
-  frame(line: number): boolean;
   /** How many lines after this one, just read, are of interest whatever they hold. */
   wants(line: number): number;
   /** Whether a report is under way that this line may belong to. */
@@ -498,14 +496,6 @@ export function createMatchedScanner(options: OomScanOptions): {
     return kills;
   }
 
-  /** Notes a stack frame oom_kill_process() on this line; false where the open reports need the record itself. */
-  function frame(line: number): boolean {
-    if (open.length === 0) return true;
-    if (open.length > 1 || open[0]!.caller !== null) return false;
-    open[0]!.frameLine ??= line;
-    return true;
-  }
-
   /** How many lines after this one, just read, are of interest whatever they hold. */
   function wants(line: number): number {
     // "System is deadlocked on memory" comes right after the report that found no victim.
@@ -563,7 +553,7 @@ export function createMatchedScanner(options: OomScanOptions): {
     open.some((report) => line - report.line <= MAX_REPORT_LINES) ||
     (newestFirst && tail !== null && line - tail.kill.lines.at(-1)! <= MAX_REPORT_LINES);
 
-  return { push, frame, wants, isOpen, end };
+  return { push, wants, isOpen, end };
 }
 
 /** All at once. */
