@@ -111,7 +111,7 @@ export function createDresser(
   }
 
   function hold(text: string, number: number, head: PrefixedLine, record: KmsgRecord | null): boolean {
-    if (head.origin === "other") return false;
+    if (head.origin === "other" || (held.length === 0 && !/[Kk]ill/.test(text))) return false;
     const found = anchorOf(text);
     if (record !== null && (found === null || found.behind === "")) return false;
     const known = text.length - head.text.length;
@@ -164,7 +164,7 @@ function areOne(a: Anchor, b: Anchor): boolean {
 
 /** The record in a line's middle, with what its prefix says of time, level and caller; null where userland wrote it. */
 function recordOf(prefix: string, text: string, line: number): KmsgRecord | null {
-  const priority = /(?:<|&lt;)(\d{1,4})(?:>|&gt;)/.exec(prefix);
+  const priority = /(?:<|&lt;)(\d{1,4})(?:>|&gt;)/.exec(prefix) ?? /\b(\d{1,5}),\d{1,20},\d{1,20},[^;]*;$/.exec(prefix);
   const uptime = /\[ *(\d{1,10})\.(\d{6})\]/.exec(prefix);
   const facility = priority === null ? null : Number(priority[1]) >> 3;
   return toRecord(

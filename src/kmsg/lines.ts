@@ -278,6 +278,7 @@ function isStub(raw: string): boolean {
   const first = raw.charCodeAt(0);
   if (first !== 77 && first !== 79 && first !== 75 && first !== 84 && first > 32) return false;
   const text = raw.trim();
+  if (!/^[MOKT]/.test(text)) return false;
   if (text.startsWith("Task"))
     return text.startsWith("Tasks in /")
       ? !text.endsWith("memory.oom.group set")

@@ -90,32 +90,67 @@ const PHRASES = [
   "killer: gfp_mask=0x",
   "kill:constraint=",
 ];
-// The tag of a program in syslog, right before the words.
-const PROGRAM = /(?<!kernel)\[\d{1,10}\]: (?:(?:memory cgroup )?out of memory: |.{1,20} invoked )?$/i;
+/** The same by their first word and the character behind it. */
+const BEGINNINGS = new Map<number, string[]>();
+for (const phrase of PHRASES) {
+  const start = phrase.startsWith("kill") ? 256 + phrase.charCodeAt(4) : phrase.charCodeAt(3);
+  BEGINNINGS.set(start, [...(BEGINNINGS.get(start) ?? []), phrase]);
+}
 
 /** Whether the line around a place that the search found may hold a record of the OOM killer; the log ends at `to`. */
-export function mayMatter(
-  bytes: Uint8Array,
-  hit: number,
-  to: number,
-  latin1: (from: number, to: number) => string,
-): boolean {
+export function mayMatter(bytes: Uint8Array, hit: number, to: number): boolean {
   // A terminal's colours come in between: only the whole line shows.
   if (bytes[hit - 1] === 75 || bytes[hit - 1] === 109 || bytes[hit + 4] === ESCAPE) return true;
-  if (bytes[hit] === 45) return latin1(Math.max(0, hit - 5), hit) === "total";
-  if (!PHRASES.some((phrase) => spells(bytes, hit, to, phrase))) return false;
-  let at = hit - 1;
-  const floor = Math.max(0, hit - AROUND);
-  while (at > floor && bytes[at] !== NEWLINE && !(bytes[at] === 93 && bytes[at + 1] === 58)) at--;
-  if (bytes[at] !== 93) return true;
-  return !PROGRAM.test(latin1(Math.max(0, at - AROUND), hit));
+  if (bytes[hit] === 45) return isRest(bytes, hit);
+  const isKill = (bytes[hit]! | 32) === 107;
+  // The second half of `oom-kill`, on which the first has decided.
+  if (isKill && bytes[hit - 1] === 45 && bytes[hit - 2] === 109) return false;
+  const behind = hit + (isKill ? 4 : 3);
+  const next = behind < to ? bytes[behind]! : NEWLINE;
+  if (!isEnd(next)) {
+    const phrases = BEGINNINGS.get((isKill ? 256 : 0) + lower(next));
+    if (phrases?.some((phrase) => spells(bytes, hit, to, phrase)) !== true) return false;
+  }
+  return !isProgram(bytes, hit, isKill);
 }
+
+/** Whether the end of a kill line stands here alone, since a terminal's width cut the line within its words. */
+function isRest(bytes: Uint8Array, hit: number): boolean {
+  if (!spells(bytes, hit - 5, hit, "total")) return false;
+  for (let at = hit - 6; at >= Math.max(0, hit - 2 * AROUND) && bytes[at] !== NEWLINE; at--)
+    if (bytes[at] === 75 && spells(bytes, at, hit, "kill")) return false;
+  return true;
+}
+
+const MESSAGES = ["memory cgroup out of memory: ", "out of memory: ", ""];
+
+/** Whether the tag of a program in syslog, `name[pid]: `, stands right before the words. */
+function isProgram(bytes: Uint8Array, hit: number, isKill: boolean): boolean {
+  let at = hit - 3;
+  const floor = Math.max(0, hit - AROUND);
+  while (at > floor && bytes[at] !== NEWLINE && !(bytes[at] === 93 && bytes[at + 1] === 58 && bytes[at + 2] === 32))
+    at--;
+  if (bytes[at] !== 93) return false;
+  const between = at + 3;
+  // `C invoked oom-killer`: a name has 15 bytes.
+  if (
+    isKill
+      ? !MESSAGES.some((words) => hit - between === words.length && spells(bytes, between, hit, words))
+      : hit - between > 24
+  )
+    return false;
+  let open = at - 1;
+  while (open > 0 && bytes[open]! >= 48 && bytes[open]! <= 57) open--;
+  return open < at - 1 && bytes[open] === 91 && !spells(bytes, open - 6, open, "kernel");
+}
+
+const lower = (code: number): number => (code >= 65 && code <= 90 ? code + 32 : code);
 
 /** Whether the words stand at `at`, in any case, or their beginning does where the line ends: it may be wrapped. */
 function spells(bytes: Uint8Array, at: number, to: number, words: string): boolean {
   for (let i = 0; i < words.length; i++) {
     const code = at + i < to ? bytes[at + i]! : NEWLINE;
-    if ((code >= 65 && code <= 90 ? code + 32 : code) !== words.charCodeAt(i)) return i > 2 && isEnd(code);
+    if (lower(code) !== words.charCodeAt(i)) return i > 2 && isEnd(code);
   }
   if (!words.endsWith(" process ")) return true;
   // Behind it stand a pid and what follows one.

@@ -105,7 +105,8 @@ export function readPrefix(line: string): PrefixedLine {
   return head;
 }
 
-const PROMPT = /^[^[\]]{0,120}[#$%>:] ?(?=\[ {0,11}\d{1,10}\.\d{6}\])/;
+// `<12>` is a priority, no prompt.
+const PROMPT = /^[^[\]]{0,120}(?:[#$%:]|(?<!<\d{1,4})>) ?(?=\[ {0,11}\d{1,10}\.\d{6}\])/;
 
 /** `[  123.456789] text` without more ado: by far the commonest prefix. -1 where the general way must have a look. */
 function readUptime(line: string, head: PrefixedLine): number {

@@ -52,11 +52,7 @@ export function toRecord(head: PrefixedLine, line: number): KmsgRecord | null {
 }
 
 /** Text of a range of the buffer; Node's Buffer is three times as fast on short lines. */
-export function decoderOf(bytes: Uint8Array): {
-  decode: (from: number, to: number) => string;
-  /** A character a byte: for windows that may begin or end within a character. */
-  latin1: (from: number, to: number) => string;
-} {
+export function decoderOf(bytes: Uint8Array): (from: number, to: number) => string {
   const node = (
     globalThis as {
       Buffer?: {
@@ -70,15 +66,8 @@ export function decoderOf(bytes: Uint8Array): {
   ).Buffer;
   if (node !== undefined) {
     const view = node.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    return {
-      decode: (from, to) => view.toString("utf8", from, to),
-      latin1: (from, to) => view.toString("latin1", from, to),
-    };
+    return (from, to) => view.toString("utf8", from, to);
   }
-  const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
-  const single = new TextDecoder("latin1");
-  return {
-    decode: (from, to) => utf8.decode(bytes.subarray(from, to)),
-    latin1: (from, to) => single.decode(bytes.subarray(from, to)),
-  };
+  const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+  return (from, to) => decoder.decode(bytes.subarray(from, to));
 }

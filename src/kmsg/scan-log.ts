@@ -259,7 +259,7 @@ const BEHIND = 1024;
 function createLines(emit: Emit, lose: Lose, wanted: Wanted, note?: Note): Sink {
   const search = createSearch(PIECE + MAX_LINE + 2 * BEHIND);
   const { bytes } = search;
-  const { decode, latin1 } = decoderOf(bytes);
+  const decode = decoderOf(bytes);
   const reader = createLineReader(emit, before, lose, note);
   let [at, end] = [0, 0];
   let number = 1;
@@ -292,7 +292,7 @@ function createLines(emit: Emit, lose: Lose, wanted: Wanted, note?: Note): Sink 
       number += search.lines();
       if (hit === -1) return -1;
       from = hit + 3;
-      if (!mayMatter(bytes, hit, to, latin1)) continue;
+      if (!mayMatter(bytes, hit, to)) continue;
       at = Math.max(at, bytes.lastIndexOf(NEWLINE, hit) + 1);
       if (hit - at < MAX_LINE - AROUND) return lineEnd(hit, to);
       // So far into a line no record begins.
