@@ -144,21 +144,15 @@ describe("the package", needs("Linux on x64", linux), () => {
       async (resolution, names) => {
         for (const name of names) writeFileSync(join(folder, "user", name), program);
         const module = resolution === "bundler" ? "esnext" : resolution;
+        const flags = `--noEmit --strict --exactOptionalPropertyTypes --skipLibCheck false --target es2022 --types node --module ${module} --moduleResolution ${resolution}`;
         const { exitCode, all } = await execa(
           process.execPath,
           [
             join(root, "node_modules/typescript/bin/tsc"),
-            ...[
-              "--noEmit",
-              "--strict",
-              "--exactOptionalPropertyTypes",
-              "--skipLibCheck",
-              "false",
-              "--target",
-              "es2022",
-            ],
-            ...["--module", module, "--moduleResolution", resolution, "--types", "node"],
-            ...["--typeRoots", join(root, "node_modules/@types"), ...names],
+            ...flags.split(" "),
+            "--typeRoots",
+            join(root, "node_modules/@types"),
+            ...names,
           ],
           { cwd: join(folder, "user"), reject: false, all: true },
         );
