@@ -359,30 +359,15 @@ const gridOptions = (
 const reportersOf = ({ reporter }: { reporter: string[] }): { reporters?: string[] } =>
   reporter.length > 0 ? { reporters: reporter } : {};
 
-function runOptions(paths: string[], flags: RunFlags): RunOptions {
-  const { machine, kernel, tag, jobs, retries, repeatEach } = flags;
-  const { cgroup, grep, timeout, output, shard: part, node } = flags;
+/** What was stated, by the library's names. */
+function runOptions(paths: string[], { reporter, kernel, tag, timeout, x, ...same }: RunFlags): RunOptions {
   return {
     paths,
-    machine,
     kernels: kernel,
-    ...reportersOf(flags),
     tags: tag,
-    jobs,
-    retries,
-    repeatEach,
-    bail: flags.x ?? false,
-    list: flags.list ?? false,
-    dryRun: flags.dryRun ?? false,
-    failOnSkipped: flags.failOnSkipped ?? false,
-    allowHostOom: flags.allowHostOom ?? false,
-    allowNodeOom: flags.allowNodeOom ?? false,
-    verbose: flags.verbose ?? false,
-    ...(cgroup === undefined ? {} : { cgroup }),
-    ...(grep === undefined ? {} : { grep }),
+    ...reportersOf({ reporter }),
     ...(timeout === undefined ? {} : { timeoutMs: timeout }),
-    ...(output === undefined ? {} : { output }),
-    ...(part === undefined ? {} : { shard: part }),
-    ...(node === undefined ? {} : { node }),
+    ...(x === undefined ? {} : { bail: x }),
+    ...same,
   };
 }

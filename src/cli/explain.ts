@@ -265,7 +265,7 @@ async function unpack(
 }
 
 /** Writes what one chunk of the log told in one go. */
-function gathered(output: Output): { write(text: string): void; flush(): void; wrote(): boolean } {
+function gathered(output: Output): { write: (text: string) => void; flush: () => void; wrote: () => boolean } {
   let text = "";
   let wrote = false;
   const flush = (): void => {
