@@ -24,7 +24,6 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   method("pipe", Pipe);
   method("socketpair", Socketpair);
   method("sendDatagram", SendDatagram);
-  method("survey", SurveyLog);
   exports.Set("readKmsg", MakeReadKmsg(env));
   method("seekEnd", SeekEnd);
   method("fsMagic", FsMagic);

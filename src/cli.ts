@@ -212,7 +212,7 @@ export function commands(streams: Streams, exit: (status: number) => void): Comm
   program
     .command("explain")
     .description("read a kernel log, tell every OOM kill in it")
-    .argument("[file]", "a log file; - or nothing: stdin", "-")
+    .argument("[file...]", "log files; - or nothing: stdin", ["-"])
     .addOption(reporter(["terminal", "json"]))
     .addOption(
       new Option("--format <name>", "the words of the terminal reporter: plain, or those of kernels 4.6 to 5.0")
@@ -220,8 +220,8 @@ export function commands(streams: Streams, exit: (status: number) => void): Comm
         .default("plain"),
     )
     .option("--details", "add memory, tasks, score and group members (json)")
-    .action(async (file: string, flags: { reporter: string[]; format: string; details?: boolean }) =>
-      exit(await (await import("./cli/explain.ts")).explain(file, flags, streams)),
+    .action(async (files: string[], flags: { reporter: string[]; format: string; details?: boolean }) =>
+      exit(await (await import("./cli/explain.ts")).explain(files, flags, streams)),
     );
 
   program
@@ -389,30 +389,15 @@ const gridOptions = (
 const reportersOf = ({ reporter }: { reporter: string[] }): { reporters?: string[] } =>
   reporter.length > 0 ? { reporters: reporter } : {};
 
-function runOptions(paths: string[], flags: RunFlags): RunOptions {
-  const { machine, kernel, tag, jobs, retries, repeatEach } = flags;
-  const { cgroup, grep, timeout, output, shard: part, node } = flags;
+/** What was stated, by the library's names. */
+function runOptions(paths: string[], { reporter, kernel, tag, timeout, x, ...same }: RunFlags): RunOptions {
   return {
     paths,
-    machine,
     kernels: kernel,
-    ...reportersOf(flags),
     tags: tag,
-    jobs,
-    retries,
-    repeatEach,
-    bail: flags.x ?? false,
-    list: flags.list ?? false,
-    dryRun: flags.dryRun ?? false,
-    failOnSkipped: flags.failOnSkipped ?? false,
-    allowHostOom: flags.allowHostOom ?? false,
-    allowNodeOom: flags.allowNodeOom ?? false,
-    verbose: flags.verbose ?? false,
-    ...(cgroup === undefined ? {} : { cgroup }),
-    ...(grep === undefined ? {} : { grep }),
+    ...reportersOf({ reporter }),
     ...(timeout === undefined ? {} : { timeoutMs: timeout }),
-    ...(output === undefined ? {} : { output }),
-    ...(part === undefined ? {} : { shard: part }),
-    ...(node === undefined ? {} : { node }),
+    ...(x === undefined ? {} : { bail: x }),
+    ...same,
   };
 }

@@ -49,15 +49,6 @@ export interface ExitInfo {
 }
 
 /** A watched descriptor. */
-export interface LogSurvey {
-  /**
-   * Waits for some next blocks: of each the number of its newlines, or -1 where a record of the OOM killer may be in it
-   * (what src/kmsg/find.ts finds), or where the file ends before it does. Empty at the end.
-   */
-  next(): Int32Array;
-  close(): void;
-}
-
 export interface PollHandle {
   close(): void;
 }
@@ -107,11 +98,6 @@ export interface Addon {
   socketpair(): [number, number];
   /** sendto(2) of one datagram to a Unix socket. Throws the system call's error. */
   sendDatagram(path: string, bytes: Uint8Array): void;
-  /**
-   * Searches so many blocks of a file from `offset` on, by threads, ahead of who takes the results. The descriptor must
-   * stay open until `close`. `blockSize`: a multiple of 128; `threads` 0: as many as serve.
-   */
-  survey(fd: number, offset: number, blocks: number, blockSize: number, threads: number): LogSurvey;
   /**
    * All records that a non-blocking /dev/kmsg descriptor has now, each as the kernel wrote it
    * (`prio,seq,us,flags;text` with continuation lines), without the last newline. `lost`: the ring overran us (EPIPE) before the first record returned
