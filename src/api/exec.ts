@@ -3,7 +3,7 @@ import { accessSync, constants, readFileSync, statSync } from "node:fs";
 import { constants as osConstants } from "node:os";
 import { delimiter, join } from "node:path";
 import { MachineError } from "../errors.ts";
-import { forwardSignals, hostMachine, startGuard } from "../machine/index.ts";
+import { forwardSignals, hostMachine, startGuard } from "../machine/foreground.ts";
 import { hierarchyOf, type Plan, planScenario } from "../plan.ts";
 import { recordSchemaVersion, type RunEvent, type RunEventBody } from "../record.ts";
 import type { Cause } from "../cause/index.ts";
