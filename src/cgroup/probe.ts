@@ -133,7 +133,7 @@ function homeOnV2(
       const alone = readOr(join(own.directory, "cgroup.procs"), "").trim() === String(process.pid);
       if (alone && controllers.includes("memory") && unwritable(own.directory) === null)
         return { ...own, controllers, occupied: true };
-      return `the cgroup ${own.directory} holds processes and does not pass the memory controller on: start oomlab where the whole cgroup tree is visible (a container: --cgroupns=host), or in a cgroup delegated to it (systemd-run --scope -p Delegate=yes)`;
+      return `the container's own cgroup holds other processes beside oomlab, so it cannot pass the memory controller on: start the container with --cgroupns=host, or move its processes into a child cgroup first (docs/ci.md)`;
     }
     own = { directory: dirname(own.directory), path: own.path.slice(0, own.path.lastIndexOf("/")) };
   }

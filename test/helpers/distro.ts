@@ -57,7 +57,7 @@ const packages = [
   ...["systemd", "systemd-sysv", "systemd-oomd", "dbus", "dbus-user-session", "libpam-systemd", "udev", "kmod"],
   ...["linux-image-cloud-amd64", "initramfs-tools", "zstd", "procps", "util-linux", "login", "passwd", "iproute2"],
   ...["openssh-server", "sudo", "cron", "earlyoom", "python3-minimal"],
-  ...["docker.io", "iptables", "podman", "crun", "uidmap", "fuse-overlayfs", "slirp4netns", "netavark"],
+  ...["docker.io", "docker-cli", "iptables", "podman", "crun", "uidmap", "fuse-overlayfs", "slirp4netns", "netavark"],
 ];
 
 /** Started by the tests that are about them; a manager with ManagedOOM properties starts systemd-oomd unless it is masked. */
@@ -120,13 +120,19 @@ function place(folder: string, content: Record<string, string>): void {
   }
 }
 
-/** Builds the disk, boots it, and saves the booted guest: `disk.qcow2`, `state`, `key`. */
-async function build(spec: DistroSpec, folder: string): Promise<void> {
-  const began = Date.now();
+/** The Debian archive that this machine's apt uses. */
+export async function debianSite(): Promise<string> {
   const targets = ["indextargets", "--format", "$(SITE) $(ORIGIN) $(LABEL) $(COMPONENT)", "Created-By: Packages"];
   const { stdout: sites } = await execa("apt-get", targets);
   const site = /^(\S+) Debian Debian main$/m.exec(sites)?.[1];
   if (site === undefined) throw new Error("apt's sources name no Debian archive");
+  return site;
+}
+
+/** Builds the disk, boots it, and saves the booted guest: `disk.qcow2`, `state`, `key`. */
+async function build(spec: DistroSpec, folder: string): Promise<void> {
+  const began = Date.now();
+  const site = await debianSite();
   const tree = join(folder, "tree");
   const extra = join(folder, "extra");
   place(extra, files);
