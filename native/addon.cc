@@ -23,6 +23,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   method("eventfd", Eventfd);
   method("pipe", Pipe);
   method("socketpair", Socketpair);
+  method("sendDatagram", SendDatagram);
   method("survey", SurveyLog);
   exports.Set("readKmsg", MakeReadKmsg(env));
   method("seekEnd", SeekEnd);

@@ -40,6 +40,12 @@ class MemoryRegion : public Napi::ObjectWrap<MemoryRegion> {
         region_.touch.huge_pages =
             options.Get("hugePages").ToBoolean() ? HugePages::kOn : HugePages::kOff;
       }
+      if (Has(options, "reserve")) {
+        if (!options.Get("reserve").IsBoolean()) {
+          Reject(info.Env(), "options.reserve", "a boolean");
+        }
+        region_.reserve = options.Get("reserve").ToBoolean();
+      }
       if (Has(options, "content")) {
         const std::string content = ToText(options.Get("content"), "options.content");
         if (content != "zero" && content != "pattern" && content != "random") {

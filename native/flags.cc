@@ -52,6 +52,7 @@ constexpr char kHelp[] =
     "     --content WHAT        zero, pattern (default) or random; of every byte\n"
     "     --populate            by the kernel, MADV_POPULATE_WRITE\n"
     "     --huge-pages on|off   madvise() for or against huge pages\n"
+    "     --no-reserve          map it without reserving it first (MAP_NORESERVE)\n"
     "     --rate SIZE/s         so much a second, in steps of 10 ms\n"
     "     --steps SIZE/TIME     SIZE every TIME (12Mi/10s)\n"
     "     --delay TIME          wait before the first touch\n"
@@ -116,6 +117,7 @@ constexpr Flag kFlags[] = {
     {"content", 0, true, Id::kContent, Mode::kPress},
     {"populate", 0, false, Id::kPopulate, Mode::kPress},
     {"huge-pages", 0, true, Id::kHugePages, Mode::kPress},
+    {"no-reserve", 0, false, Id::kNoReserve, Mode::kPress},
     {"rate", 0, true, Id::kRate, Mode::kPress},
     {"steps", 0, true, Id::kSteps, Mode::kPress},
     {"delay", 0, true, Id::kDelay, Mode::kPress},

@@ -30,6 +30,7 @@ enum class Id : uint8_t {
   kContent,
   kPopulate,
   kHugePages,
+  kNoReserve,
   kRate,
   kSteps,
   kDelay,

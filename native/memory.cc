@@ -37,22 +37,23 @@ constexpr struct {
   bool resident;
   bool parallel;
   bool mapped;
+  bool reserved;
 } kKinds[kKindCount] = {
-    {"anon", true, true, true},
-    {"shared", true, true, true},
-    {"file", false, true, false},
-    {"file-write", false, true, false},
-    {"shmem", true, true, true},
-    {"tmpfs", false, true, false},
-    {"shm", true, true, true},
-    {"mlock", true, true, true},
-    {"hugetlb", false, true, true},
-    {"stack", true, false, false},
-    {"brk", true, true, true},
-    {"pipes", false, false, false},
-    {"sockets", false, false, false},
-    {"tcp", false, false, false},
-    {"kernel-stacks", false, false, false},
+    {"anon", true, true, true, true},
+    {"shared", true, true, true, true},
+    {"file", false, true, false, false},
+    {"file-write", false, true, false, false},
+    {"shmem", true, true, true, false},
+    {"tmpfs", false, true, false, false},
+    {"shm", true, true, true, true},
+    {"mlock", true, true, true, true},
+    {"hugetlb", false, true, true, false},
+    {"stack", true, false, false, false},
+    {"brk", true, true, true, true},
+    {"pipes", false, false, false, false},
+    {"sockets", false, false, false, false},
+    {"tcp", false, false, false, false},
+    {"kernel-stacks", false, false, false, false},
 };
 
 Failure Failed(const char* op) { return {op, errno}; }
@@ -136,6 +137,7 @@ Failure PressMapped(Region* region, uint64_t from, uint64_t to, uint64_t* touche
 
 Failure Map(Region* region, int flags, int fd) {
   const bool huge = region->touch.huge_pages == HugePages::kOn;
+  if (!region->reserve) flags |= MAP_NORESERVE;
   region->mapped = RoundUp(region->size, kPage) + (huge ? kHugePage : 0);
   void* base = mmap(nullptr, region->mapped, PROT_READ | PROT_WRITE, flags, fd, 0);
   if (base == MAP_FAILED) return Failed("mmap");
@@ -178,7 +180,8 @@ Failure OpenHugetlb(Region* region) {
 }
 
 Failure OpenShm(Region* region) {
-  const int id = shmget(IPC_PRIVATE, region->size, IPC_CREAT | 0600);
+  const int reserve = region->reserve ? 0 : SHM_NORESERVE;
+  const int id = shmget(IPC_PRIVATE, region->size, IPC_CREAT | reserve | 0600);
   if (id < 0) return Failed("shmget");
   void* base = shmat(id, nullptr, 0);
   const int error = errno;
@@ -194,7 +197,13 @@ Failure OpenBrk(Region* region) {
   const long now = syscall(SYS_brk, 0);
   const auto base = RoundUp(static_cast<uint64_t>(now), kPage);
   const uint64_t wanted = base + RoundUp(region->size, kPage);
-  if (static_cast<uint64_t>(syscall(SYS_brk, wanted)) != wanted) return {"brk", ENOMEM};
+  // A heap cannot go without reservation, but the heuristics judge each request by itself.
+  constexpr uint64_t kSmall = 16 << 20;
+  const uint64_t step = region->reserve ? wanted - base : kSmall;
+  for (uint64_t end = base; end < wanted;) {
+    end = wanted - end < step ? wanted : end + step;
+    if (static_cast<uint64_t>(syscall(SYS_brk, end)) != end) return {"brk", ENOMEM};
+  }
   region->base = reinterpret_cast<char*>(base);
   region->mapped = wanted - base;
   if (region->touch.huge_pages != HugePages::kDefault) {
@@ -473,6 +482,7 @@ const char* KindName(Kind kind) { return kKinds[static_cast<int>(kind)].name; }
 bool IsResident(Kind kind) { return kKinds[static_cast<int>(kind)].resident; }
 bool IsParallel(Kind kind) { return kKinds[static_cast<int>(kind)].parallel; }
 bool IsMapped(Kind kind) { return kKinds[static_cast<int>(kind)].mapped; }
+bool IsReserved(Kind kind) { return kKinds[static_cast<int>(kind)].reserved; }
 bool IsFile(Kind kind) {
   return kind == Kind::kFile || kind == Kind::kFileWrite || kind == Kind::kTmpfs;
 }

@@ -50,6 +50,8 @@ struct Region {
   Kind kind = Kind::kAnon;
   uint64_t size = 0;
   Touch touch;
+  // Whether the kernel is to account for all of it at once, and refuse what it cannot have.
+  bool reserve = true;
   // For kinds that are files: where, and the name to leave behind (nullptr: none is left).
   const char* dir = nullptr;
   const char* keep = nullptr;
@@ -71,6 +73,9 @@ bool IsParallel(Kind kind);
 
 // Whether it is a mapping that pages, huge ones too, can be populated in.
 bool IsMapped(Kind kind);
+
+// Whether the kernel accounts for it before it is touched, unless asked not to.
+bool IsReserved(Kind kind);
 
 // Whether it is a file, made in a directory.
 bool IsFile(Kind kind);

@@ -184,6 +184,9 @@ void Apply(const Flag& flag, const char* value, Options* options, Given* given) 
       options->touch.huge_pages =
           OneOf(flag, value, "on", "off", "on or off") ? HugePages::kOn : HugePages::kOff;
       break;
+    case Id::kNoReserve:
+      options->reserve = false;
+      break;
     case Id::kRate: {
       uint64_t ignored;
       SizePerTime(flag, value, true, &options->rate, &ignored);
@@ -271,10 +274,11 @@ void CheckTogether(const Options& options, const Flag* loop, const Flag* press) 
   if (options.keep_file && options.workers > 1) {
     Die(__LINE__, Text() << "--keep-file and --workers cannot be used together");
   }
-  bool mapped = false, stack = false, file = false, kept = false;
+  bool mapped = false, reserved = false, stack = false, file = false, kept = false;
   for (int i = 0; i < options.part_count; ++i) {
     const Kind kind = options.parts[i].kind;
     mapped |= IsMapped(kind);
+    reserved |= IsReserved(kind);
     stack |= kind == Kind::kStack;
     file |= IsFile(kind);
     kept |= IsFile(kind) && kind != Kind::kFile;
@@ -288,6 +292,9 @@ void CheckTogether(const Options& options, const Flag* loop, const Flag* press) 
   if (options.touch.populate && !mapped) Useless("--populate", "memory that is mapped: --anon");
   if (options.touch.huge_pages != HugePages::kDefault && !mapped) {
     Useless("--huge-pages", "memory that is mapped: --anon");
+  }
+  if (!options.reserve && !reserved) {
+    Useless("--no-reserve", "--anon, --shared, --shm, --mlock and --brk");
   }
   if (options.touch.stride != kPage && !mapped)
     Useless("--stride", "memory that is mapped: --anon");

@@ -36,6 +36,7 @@ struct Options {
   Part parts[16];
   int part_count = 0;
   Touch touch;
+  bool reserve = true;
   uint64_t rate = 0;
   uint64_t step = 0;
   uint64_t step_interval = 0;

@@ -169,6 +169,7 @@ void PressRound() {
     region->kind = options.parts[i].kind;
     region->size = options.parts[i].size;
     region->touch = options.touch;
+    region->reserve = options.reserve;
     region->dir = options.dir;
     if (IsFile(region->kind) && region->kind != Kind::kFile) {
       region->keep = options.keep_file;

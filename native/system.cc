@@ -10,12 +10,14 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <string>
 
 #include "values.h"
@@ -51,6 +53,24 @@ Napi::Value Socketpair(const Napi::CallbackInfo& info) {
     throw SystemError(info.Env(), "", "socketpair", errno);
   }
   return PairOf(info, fds);
+}
+
+Napi::Value SendDatagram(const Napi::CallbackInfo& info) {
+  const std::string path = ToText(info[0], "path");
+  if (!info[1].IsBuffer()) Reject(info.Env(), "bytes", "a Buffer");
+  const auto bytes = info[1].As<Napi::Buffer<char>>();
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) Reject(info.Env(), "path", "shorter than 108 bytes");
+  memcpy(address.sun_path, path.data(), path.size());
+  const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) throw SystemError(info.Env(), "", "socket", errno);
+  const ssize_t sent = sendto(fd, bytes.Data(), bytes.Length(), MSG_NOSIGNAL,
+                              reinterpret_cast<sockaddr*>(&address), sizeof address);
+  const int error = errno;
+  close(fd);
+  if (sent < 0) throw SystemError(info.Env(), path + ": ", "sendto", error, path);
+  return info.Env().Undefined();
 }
 
 Napi::Value Lock(const Napi::CallbackInfo& info) {

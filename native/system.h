@@ -10,6 +10,7 @@ namespace oomlab {
 Napi::Value Eventfd(const Napi::CallbackInfo& info);
 Napi::Value Pipe(const Napi::CallbackInfo& info);
 Napi::Value Socketpair(const Napi::CallbackInfo& info);
+Napi::Value SendDatagram(const Napi::CallbackInfo& info);
 Napi::Value Lock(const Napi::CallbackInfo& info);
 Napi::Value FsMagic(const Napi::CallbackInfo& info);
 

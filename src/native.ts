@@ -105,6 +105,8 @@ export interface Addon {
   pipe(): [number, number];
   /** socketpair(AF_UNIX, SOCK_STREAM, O_CLOEXEC): both ends blocking except the first, which is non-blocking. */
   socketpair(): [number, number];
+  /** sendto(2) of one datagram to a Unix socket. Throws the system call's error. */
+  sendDatagram(path: string, bytes: Uint8Array): void;
   /**
    * Searches so many blocks of a file from `offset` on, by threads, ahead of who takes the results. The descriptor must
    * stay open until `close`. `blockSize`: a multiple of 128; `threads` 0: as many as serve.
@@ -135,8 +137,11 @@ export interface Addon {
   reapOrphans(except?: number[]): ExitInfo[];
   /** Effective capabilities as a bit mask in hex, e.g. from capget(2): "1fffeffffff". */
   capabilities(): string;
-  /** Maps `size` bytes of anonymous private memory, to be touched with MemoryRegion.touch. */
-  allocate(size: number, options?: { hugePages?: boolean; content?: "zero" | "pattern" | "random" }): MemoryRegion;
+  /** Maps `size` bytes of anonymous private memory, to be touched with MemoryRegion.touch. `reserve: false`: MAP_NORESERVE. */
+  allocate(
+    size: number,
+    options?: { hugePages?: boolean; reserve?: boolean; content?: "zero" | "pattern" | "random" },
+  ): MemoryRegion;
 }
 
 const root = new URL("../", import.meta.url);

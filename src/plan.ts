@@ -62,11 +62,15 @@ export interface Capabilities {
   hybrid: boolean;
   /** Why a cgroup version cannot be used, in words. */
   cgroupProblems: Partial<Record<CgroupVersion, string>>;
-  /** Why the kernel log cannot be read, or null. */
+  /** Where the kernel's log can be read: /dev/kmsg, systemd's journal, or nowhere (null). */
+  kernelLog: "kmsg" | "journal" | null;
+  /** Why /dev/kmsg cannot be read, or null. */
   kmsgProblem: string | null;
   /** Effective capabilities without CAP_, e.g. SYS_RESOURCE. */
   capabilities: string[];
   oomScoreAdj: number;
+  /** vm.overcommit_memory; null where it cannot be read, absent in records of old. */
+  overcommitMemory?: number | null;
   /** Free huge pages of the default size, in bytes. */
   hugetlbFree: number;
   /** Userspace OOM killers at work here (systemd-oomd, earlyoom ...). */

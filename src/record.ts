@@ -118,7 +118,9 @@ export type RunEventBody =
   | { type: "counters"; cgroup: string; moment: SnapshotMoment; counters: Counters }
   | { type: "vmstat"; moment: SnapshotMoment; oomKill: number | null }
   | ({ type: "kmsg" } & Omit<KmsgRecord, "line">)
-  | { type: "kmsg-lost"; afterSeq: number | null }
+  | { type: "kmsg-lost"; afterSeq: number | null; reason?: string }
+  /** Where the kernel's log is read from; null: nowhere, and what opens it. Absent in records of old: /dev/kmsg. */
+  | { type: "kernel-log"; source: "kmsg" | "journal" | null; problem: string | null; hint: string | null }
   | {
       type: "step";
       index: number;

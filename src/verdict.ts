@@ -29,6 +29,9 @@ export interface Check {
   note?: string;
 }
 
+/** Who was killed, as the kernel's log has it; without a log its pid at most is known. */
+export type Victim = Omit<OomKill["victim"], "pid" | "comm"> & { pid: number | null; comm: string | null };
+
 /** Sizes in bytes; null: nobody observed it. */
 export interface Kill {
   kind: Kind;
@@ -41,7 +44,7 @@ export interface Kill {
   limit: string | null;
   process: string | null;
   witnesses: Witness[];
-  victim: OomKill["victim"];
+  victim: Victim;
   /** Milliseconds from the start of the first process, as read: up to one sample (50 ms) late. */
   atMs: number | null;
   /** Records of the report that are missing. */
@@ -52,7 +55,8 @@ export interface Kill {
 export interface Observed {
   oom: Kind;
   kills: Kill[];
-  foreignKills: Kill[];
+  /** Null: the kernel's log was not readable. */
+  foreignKills: Kill[] | null;
   processes: Record<
     string,
     { exit: { code: number | null; signal: string | null } | null; maxRss: number | null; touched: number | null }

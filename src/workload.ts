@@ -35,7 +35,7 @@ function memory(): { rss: number; hwm: number } {
 /** Takes and touches the next bytes of one kind. */
 function presser(kind: Job["memory"][number]["kind"], size: number): (bytes: number) => void {
   if (kind === "addon") {
-    const region: MemoryRegion = loadAddon().allocate(size);
+    const region: MemoryRegion = loadAddon().allocate(size, { reserve: false });
     kept.push(region);
     return (bytes) => void region.touch(bytes);
   }

@@ -1,4 +1,5 @@
 /** `oomlab doctor`: what this machine can run, what it lacks, and how to get it. */
+import { existsSync, readFileSync } from "node:fs";
 import type { Streams } from "../api.ts";
 import { OomlabError } from "../errors.ts";
 import {
@@ -6,6 +7,7 @@ import {
   cacheProblem,
   containerFindings,
   hostMachine,
+  kernelLogFindings,
   kubernetesFindings,
   knownAccelerator,
   kvmProblem,
@@ -97,6 +99,30 @@ function native(): Finding {
   }
 }
 
+/** The user instance of systemd, which gives a user without root a cgroup of their own. */
+function userInstance(uid: number): Finding {
+  const runtime = process.env["XDG_RUNTIME_DIR"] ?? `/run/user/${uid}`;
+  const ok = existsSync(`${runtime}/systemd/private`) || existsSync(`${runtime}/bus`);
+  const controllers = readOr(`/sys/fs/cgroup/user.slice/user-${uid}.slice/user@${uid}.service/cgroup.controllers`);
+  return {
+    name: "systemd user instance",
+    ok,
+    detail: ok
+      ? `runs for uid ${uid}: it can delegate a scope${controllers === "" ? "" : ` with the controllers ${controllers}`}`
+      : `none runs for uid ${uid}: no delegated scope without root`,
+    hint: "log in through ssh or a console (su and sudo start none), or type `sudo loginctl enable-linger $USER` and set XDG_RUNTIME_DIR=/run/user/$(id -u)",
+    needed: false,
+  };
+}
+
+function readOr(path: string): string {
+  try {
+    return readFileSync(path, "latin1").trim();
+  } catch {
+    return "";
+  }
+}
+
 async function host(): Promise<Finding[]> {
   if (process.platform !== "linux")
     return [
@@ -117,7 +143,8 @@ async function host(): Promise<Finding[]> {
       ok: found !== undefined,
       detail: found ? `memory controller usable at ${found.directory}` : (caps.cgroupProblems[number] ?? "not usable"),
       hint: some ? null : "a container: run it with --privileged; a machine: run oomlab as root",
-      needed: !some,
+      // The version that this machine does not use is not missing.
+      needed: !some && number === (caps.memoryController ?? 2),
     };
   };
   const has = (name: string, why: string): Finding => ({
@@ -137,13 +164,8 @@ async function host(): Promise<Finding[]> {
     },
     version(1),
     version(2),
-    {
-      name: "kernel log",
-      ok: caps.kmsgProblem === null,
-      detail: caps.kmsgProblem ?? "/dev/kmsg can be read",
-      hint: "run as root",
-      needed: true,
-    },
+    // Without one a scenario runs all the same: what then stays open is said before a run.
+    { name: "kernel log", ...kernelLogFindings(caps), needed: false },
     {
       name: "pid namespace",
       ok: caps.initPidNamespace,
@@ -165,6 +187,7 @@ async function host(): Promise<Finding[]> {
       hint: null,
       needed: false,
     },
+    ...(caps.uid !== 0 && existsSync("/run/systemd/system") ? [userInstance(caps.uid)] : []),
     {
       name: "systemd",
       ok: true,

@@ -8,6 +8,7 @@ import { printable } from "../printable.ts";
 import { openKernelLog } from "../machine/index.ts";
 import { loadAddon } from "../native.ts";
 import { formatBytes } from "../units.ts";
+import { sendToJournal, writesToJournal } from "./journal.ts";
 
 /** Latency against wake-ups: a kill is told at most this much later. */
 const everyMs = 100;
@@ -31,9 +32,11 @@ export async function watch(
       hint: "run oomlab as root (a container: with --privileged)",
     });
   }
+  const toJournal = !ndjson && writesToJournal();
   const tell = (kill: OomKill): void => {
     const told = json(kill);
-    streams.stdout.write(ndjson ? `${JSON.stringify(told)}\n` : `${words(kill)}\n`);
+    if (toJournal) sendToJournal(journalFields(kill, told));
+    else streams.stdout.write(ndjson ? `${JSON.stringify(told)}\n` : `${words(kill)}\n`);
     if (command !== null) run(command, told, streams);
   };
   try {
@@ -52,7 +55,8 @@ export async function watch(
       first = false;
       await pause(streams.signal);
     }
-    return streams.signal.aborted ? 130 : 0;
+    // `systemctl stop` ends a service that has done its work.
+    return streams.signal.aborted && streams.signal.reason !== "SIGTERM" ? 130 : 0;
   } finally {
     log.close();
   }
@@ -95,6 +99,27 @@ function json({
     seq,
     timeUs,
     missing,
+  };
+}
+
+/** Of all entries about an OOM kill: `journalctl MESSAGE_ID=...` lists them. */
+const killMessageId = "5a4f6d0c8e2b4c6f9d3a7b1e0f2c4d68";
+
+/** docs/watch.md lists them. Sizes in bytes. */
+function journalFields(kill: OomKill, told: object): Record<string, string | number | null> {
+  const { kind, oomMemcg, taskMemcg, victim } = kill;
+  return {
+    MESSAGE: words(kill),
+    MESSAGE_ID: killMessageId,
+    PRIORITY: 4,
+    SYSLOG_IDENTIFIER: "oomlab",
+    OOMLAB_KIND: kind,
+    OOMLAB_PID: victim.pid,
+    OOMLAB_COMM: victim.comm,
+    OOMLAB_LIMIT: oomMemcg,
+    OOMLAB_CGROUP: taskMemcg,
+    OOMLAB_ANON_RSS: victim.anonRss,
+    OOMLAB_KILL: JSON.stringify(told),
   };
 }
 

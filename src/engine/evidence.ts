@@ -3,46 +3,11 @@ import { closeSync, constants, openSync, readFileSync, readSync } from "node:fs"
 import { join } from "node:path";
 import { type Counters, readProcs, subtree } from "../cgroup/index.ts";
 import { OomlabError } from "../errors.ts";
-import { type KmsgRecord, parseKmsgRecord } from "../kmsg/index.ts";
-import { type Addon, loadAddon, type PollHandle } from "../native.ts";
+import type { Addon, PollHandle } from "../native.ts";
+import type { Capabilities } from "../plan.ts";
 import type { Emit, RunEventBody, SnapshotMoment } from "../record.ts";
 import type { RunCgroups } from "./cgroups.ts";
-
-/** What the kernel has logged since the last call. */
-export interface KernelLog {
-  drain(): RunEventBody[];
-  close(): void;
-}
-
-/** Opens /dev/kmsg at its end: only what is logged from now on is read, or all that the ring still has (Documentation/ABI/testing/dev-kmsg). */
-export function openKernelLog(addon: Addon = loadAddon(), from: "now" | "boot" = "now"): KernelLog {
-  const fd = openSync("/dev/kmsg", constants.O_RDONLY | constants.O_NONBLOCK);
-  if (from === "now") addon.seekEnd(fd);
-  let last: number | null = null;
-  return {
-    drain() {
-      const events: RunEventBody[] = [];
-      for (;;) {
-        const { records, lost } = addon.readKmsg(fd, 1000);
-        if (lost) events.push({ type: "kmsg-lost", afterSeq: last });
-        for (const raw of records) {
-          const record = parseKmsgRecord(raw);
-          if (record === null) continue;
-          if (!lost && last !== null && record.seq !== null && record.seq > last + 1)
-            events.push({ type: "kmsg-lost", afterSeq: last });
-          last = record.seq ?? last;
-          events.push({ type: "kmsg", ...withoutLine(record) });
-        }
-        if (records.length < 1000 && !lost) return events;
-      }
-    },
-    close: () => closeSync(fd),
-  };
-}
-
-function withoutLine({ seq, timeUs, facility, level, caller, text }: KmsgRecord): Omit<KmsgRecord, "line"> {
-  return { seq, timeUs, facility, level, caller, text };
-}
+import { type KernelLog, openRunLog, type Trail } from "./kernel-log.ts";
 
 /** /proc/vmstat oom_kill: every OOM kill of this kernel, of any kind; null before 4.13. */
 function oomKillsOfMachine(): number | null {
@@ -63,9 +28,11 @@ export class Collector {
   readonly #lost = new Set<string>();
   /** Processes and threads that were told. */
   readonly #seen = new Set<number>();
-  readonly #killedLines = new Set<string>();
+  #killsLogged = 0;
   #killsBefore = 0;
   #log: KernelLog | null = null;
+  /** How long the log may trail behind the counters. */
+  trail: Trail = { least: 0, most: 0 };
   #sampler: NodeJS.Timeout | null = null;
 
   constructor(cgroups: RunCgroups, addon: Addon, emit: Emit) {
@@ -75,8 +42,11 @@ export class Collector {
   }
 
   /** Begins: what is logged and counted from now on is the run's. */
-  open(): void {
-    this.#log = openKernelLog(this.#addon);
+  async open(caps: Capabilities): Promise<void> {
+    const { log, opened, trail } = await openRunLog(this.#addon, caps);
+    this.#log = log;
+    this.trail = trail;
+    this.#emit(opened);
     this.#emit({ type: "vmstat", moment: "before", oomKill: oomKillsOfMachine() });
     this.snapshot("before");
     this.#killsBefore = this.#killCount();
@@ -88,14 +58,13 @@ export class Collector {
     for (const event of this.#log?.drain() ?? []) {
       this.#emit(event);
       if (event.type !== "kmsg" || event.facility !== 0) continue;
-      const killed = /(?:^|: )Killed process (\d+) \(/.exec(event.text);
-      if (killed?.[1]) this.#killedLines.add(`${event.seq} ${killed[1]}`);
+      if (/(?:^|: )Killed process \d+ \(/.test(event.text)) this.#killsLogged++;
     }
   }
 
   /** Whether the log says as many kills as the counters. */
   get isComplete(): boolean {
-    return this.#killedLines.size >= this.#killCount() - this.#killsBefore;
+    return this.#killsLogged >= this.#killCount() - this.#killsBefore;
   }
 
   /** A cgroup's counters; none where it is gone. */

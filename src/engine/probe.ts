@@ -1,8 +1,9 @@
 /** What this kernel and this user can do, found by looking. */
-import { closeSync, constants, existsSync, openSync, readFileSync, readdirSync, readlinkSync } from "node:fs";
+import { readFileSync, readdirSync, readlinkSync } from "node:fs";
 import { availableParallelism, release } from "node:os";
 import { probeCgroups, underSystemd } from "../cgroup/index.ts";
 import type { Capabilities } from "../plan.ts";
+import { findKernelLog } from "./kernel-log.ts";
 
 const read = (path: string): string => {
   try {
@@ -37,21 +38,6 @@ function runningOomKillers(): string[] {
   return [...found].toSorted();
 }
 
-function kmsgProblem(): string | null {
-  if (!existsSync("/dev/kmsg"))
-    return "there is no /dev/kmsg, so the kernel's own records cannot be read (a container: run it with --privileged)";
-  try {
-    const fd = openSync("/dev/kmsg", constants.O_RDONLY | constants.O_NONBLOCK);
-    closeSync(fd);
-    return null;
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === "EPERM" || code === "EACCES")
-      return "no permission to read /dev/kmsg: run oomlab as root (or with CAP_SYSLOG)";
-    return `the kernel log /dev/kmsg cannot be read: ${(error as Error).message}`;
-  }
-}
-
 /** Bytes, or pages, by name: each line of /proc/meminfo is `MemTotal:       24683528 kB`. */
 function meminfo(): (name: string) => number {
   const values = new Map<string, number>();
@@ -63,10 +49,21 @@ function meminfo(): (name: string) => number {
   return (name) => values.get(name) ?? 0;
 }
 
+/** vm.overcommit_memory: 0 judges each request by itself, 1 grants all, 2 reserves everything, MAP_NORESERVE or not. */
+function overcommitMemory(): number | null {
+  const value = read("/proc/sys/vm/overcommit_memory").trim();
+  return value === "" ? null : Number(value);
+}
+
 /** What is of the moment in capabilities that were found earlier, on this machine. */
 export function probeAgain(earlier: Capabilities): Capabilities {
   const bytes = meminfo();
-  return { ...earlier, memAvailable: bytes("MemAvailable"), swapTotal: bytes("SwapTotal") };
+  return {
+    ...earlier,
+    memAvailable: bytes("MemAvailable"),
+    swapTotal: bytes("SwapTotal"),
+    overcommitMemory: overcommitMemory(),
+  };
 }
 
 /** Probes the machine oomlab stands on. Cheap (below 2 ms): it runs before every scenario file. `alone`: nothing else runs on it. */
@@ -88,11 +85,12 @@ export function probe({ alone = false }: { alone?: boolean } = {}): Capabilities
     memoryController,
     hybrid,
     cgroupProblems: problems,
-    kmsgProblem: kmsgProblem(),
+    ...findKernelLog(),
     capabilities: Object.entries(capabilityBits)
       .filter(([, bit]) => (effective >> BigInt(bit)) & 1n)
       .map(([name]) => name),
     oomScoreAdj: Number(read("/proc/self/oom_score_adj") || 0),
+    overcommitMemory: overcommitMemory(),
     hugetlbFree: Math.max(0, hugePages) * bytes("Hugepagesize"),
     oomKillers: alone ? [] : runningOomKillers(),
     systemd: systemd && {

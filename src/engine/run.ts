@@ -13,8 +13,6 @@ import { RunProcesses } from "./processes.ts";
 import { runSteps } from "./steps.ts";
 import { mountVolumes, removeVolumes } from "./volumes.ts";
 
-/** How long evidence may trail behind a death: the kernel sends SIGKILL before it prints `Killed process` (mm/oom_kill.c). */
-const evidenceMs = 300;
 const releaseMs = 1_000;
 const removeMs = 5_000;
 
@@ -82,7 +80,7 @@ class Run {
     await this.#cgroups.create();
     if (this.#plan.pods) mountVolumes(this.#plan.pods.volumes);
     this.#emit({ type: "phase", phase: "collect" });
-    this.#collector.open();
+    await this.#collector.open(this.#caps);
     const unmet = this.#unmet();
     if (unmet !== null) {
       this.#emit({ type: "unmet", reason: unmet });
@@ -195,10 +193,12 @@ class Run {
 
   /** Takes the counters before anything is ended by us, and waits until the kernel log says as many kills as they do. */
   async #settle(): Promise<void> {
-    const deadline = performance.now() + evidenceMs;
+    const { least, most } = this.#collector.trail;
+    const began = performance.now();
     for (let pause = 1; ; pause = Math.min(50, pause * 2)) {
       this.#collector.drain();
-      if (this.#collector.isComplete || performance.now() >= deadline) break;
+      const waited = performance.now() - began;
+      if (waited >= (this.#collector.isComplete ? least : most)) break;
       await sleep(pause);
     }
     this.#collector.snapshot("settled");

@@ -14,7 +14,7 @@ export { cleanContainers, containerFindings, containerMachine, scenarioFolders }
 export { cleanPods, kubernetesFindings, kubernetesMachine, type KubernetesOptions } from "./kubernetes.ts";
 export type { RemoteMachine } from "./remote.ts";
 export { hostMachine } from "./host.ts";
-export { openKernelLog } from "../engine/evidence.ts";
+export { kernelLogFindings, openKernelLog } from "../engine/kernel-log.ts";
 export { knownAccelerator, kvmProblem } from "./accel.ts";
 export { missingPrograms } from "./packages.ts";
 export { cleanMachine } from "../engine/clean.ts";

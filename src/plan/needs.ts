@@ -16,7 +16,8 @@ export function needsVm(
   if (kubernetes?.node.memory) return `it states the node's memory (${formatBytes(kubernetes.node.memory)})`;
   if (kubernetes?.node.swap) return `it states the node's swap (${formatBytes(kubernetes.node.swap)})`;
   if (machine.memory !== null) return `it states the machine's memory (${formatBytes(machine.memory)})`;
-  if (machine.swap !== null) return `it states the machine's swap (${formatBytes(machine.swap.size)})`;
+  if (machine.swap?.size === 0 && caps.swapTotal > 0) return "it states that the machine has no swap";
+  if (machine.swap?.size) return `it states the machine's swap (${formatBytes(machine.swap.size)})`;
   if (machine.numa !== null) return `it states ${machine.numa.length} NUMA nodes`;
   if (Object.keys(machine.sysctl).length > 0) return `it sets sysctls (${Object.keys(machine.sysctl).join(", ")})`;
   if (machine.thp !== null) return "it sets the machine's transparent huge pages";
@@ -51,7 +52,6 @@ export function unmetNeed(
     return `it needs cgroup v${scenario.machine.cgroup}, and this is cgroup v${version}`;
   if (!hierarchyOf(caps, version))
     return caps.cgroupProblems[version] ?? `cgroup v${version}'s memory controller is not usable here`;
-  if (caps.kmsgProblem !== null) return caps.kmsgProblem;
   if (scenario.machine.cpus !== null && caps.cpus < scenario.machine.cpus)
     return `it needs ${scenario.machine.cpus} CPUs, and there are ${caps.cpus}`;
   const available = scenario.machine.available;

@@ -234,6 +234,7 @@ const plainStress: StressWorkload = {
   content: "zero",
   populate: false,
   hugePages: null,
+  reserve: false,
   rate: null,
   steps: null,
   delayMs: 0,

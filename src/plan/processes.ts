@@ -1,6 +1,6 @@
 /** The processes of a plan: what of each is run, and the memory that it states it will touch. Pure. */
 import type { Capabilities, PlannedProcess } from "../plan.ts";
-import type { ProcessSpec, Scenario, StressWorkload } from "../scenario/index.ts";
+import { type ProcessSpec, reservedKinds, type Scenario, type StressWorkload } from "../scenario/index.ts";
 import { sizeIn, wholeOf } from "./memory.ts";
 
 /** `caps`: the machine's, of whose memory a percentage without a limit above it is. */
@@ -77,6 +77,7 @@ function stressArgv(stress: StressWorkload, whole: number): string[] {
   flag("content", stress.content, "zero");
   if (stress.populate) argv.push("--populate");
   if (stress.hugePages !== null) argv.push("--huge-pages", stress.hugePages ? "on" : "off");
+  if (!stress.reserve && stress.memory.some(({ kind }) => reservedKinds.includes(kind))) argv.push("--no-reserve");
   if (stress.rate !== null) argv.push("--rate", `${stress.rate}/s`);
   if (stress.steps) argv.push("--steps", `${stress.steps.size}/${stress.steps.everyMs}ms`);
   if (stress.delayMs > 0) argv.push("--delay", `${stress.delayMs}ms`);

@@ -1,7 +1,7 @@
 /** What single lines of a record say, in words. */
 import { printable } from "../printable.ts";
 import type { Counters, EventOf, RunEvent } from "../record.ts";
-import type { Check } from "./index.ts";
+import type { Check, Kill } from "./index.ts";
 import { sizeWords, telling, timeWords } from "./words.ts";
 
 /** A kernel record as dmesg prints it. */
@@ -96,7 +96,13 @@ export function eventWords(event: RunEvent, key?: string): string {
     case "kubelet":
       return printable(kubeletWords(event));
     case "kmsg-lost":
-      return "kernel log records were lost";
+      return printable(`kernel log records were lost${event.reason === undefined ? "" : ` (${event.reason})`}`);
+    case "kernel-log":
+      return printable(
+        event.source === null
+          ? `the kernel log was not readable${event.problem === null ? "" : `: ${event.problem}`}`
+          : `the kernel log is read from ${event.source === "kmsg" ? "/dev/kmsg" : "systemd's journal"}`,
+      );
     case "timeout":
       return `the timeout of ${timeWords(event.ms)} was over`;
     case "panic":
@@ -109,6 +115,11 @@ export function eventWords(event: RunEvent, key?: string): string {
     }
   }
 }
+
+/** The event that shows a kill: its first record in the kernel's log, without a log the end of the process. */
+export const signOf = ({ evidence }: Kill, record: readonly RunEvent[]): RunEvent | undefined =>
+  record.find(({ line, type }) => type === "kmsg" && evidence.includes(line)) ??
+  record.find(({ line, type }) => type === "process-exit" && evidence.includes(line));
 
 /** The counter that a check is about, if it is about one. */
 export function counterOf({ name }: Check, cgroups: readonly string[]): string | undefined {

@@ -114,7 +114,7 @@ function scenario({ verdict, plan }: ScenarioResult, line: Line, paint: Paint): 
       line(
         `  ${printable(status.name)}: kubectl shows ${statusWords(status)}; ${status.misleading ? paint("yellow", printable(status.really)) : printable(status.really)}`,
       );
-  const foreign = verdict.observed?.foreignKills.length ?? 0;
+  const foreign = verdict.observed?.foreignKills?.length ?? 0;
   if (foreign > 0) line(`  ${foreign} OOM kill(s) on this machine in the meantime were not ours`);
   const took = verdict.durationMs === null ? "" : ` in ${verdict.durationMs} ms`;
   line(paint(style, `${marks[status]} ${status}${took}${reason === null ? "" : `: ${printable(reason)}`}`));

@@ -59,15 +59,27 @@ export function ranges(lines: readonly number[]): string {
 const limitWords = ({ limit, oomMemcg }: Kill): string | null =>
   limit !== null ? printable(limit) : oomMemcg === null ? null : printable(oomMemcg);
 
+/** Who was killed: the scenario's process, else what the kernel's log calls it. */
+export const victimName = ({ process, victim }: Kill): string =>
+  process ?? victim.comm ?? (victim.pid === null ? "a process that is not known" : `pid ${victim.pid}`);
+
+/** `pid 17 (stress)`, as far as it is known. */
+export const pidWords = ({ pid, comm }: Kill["victim"]): string =>
+  [pid === null ? "pid not known" : `pid ${pid}`, ...(comm === null ? [] : [`(${printable(comm)})`])].join(" ");
+
 export function killWords(kill: Kill): string {
   const { victim } = kill;
-  const who = `${kill.process === null ? "" : `${printable(kill.process)}: `}pid ${victim.pid} (${printable(victim.comm)})`;
+  const who = `${kill.process === null ? "" : `${printable(kill.process)}: `}${pidWords(victim)}`;
   const sizes = [
     victim.anonRss === null ? null : `anon-rss ${formatBytes(victim.anonRss)}`,
     victim.totalVm === null ? null : `total-vm ${formatBytes(victim.totalVm)}`,
   ].filter((part) => part !== null);
   const limit = limitWords(kill);
-  const missing = kill.missing.length === 0 ? "" : `; not in the log: ${kill.missing.join(", ")}`;
+  const missing = !kill.witnesses.includes("kmsg")
+    ? "; the kernel log was not readable"
+    : kill.missing.length === 0
+      ? ""
+      : `; not in the log: ${kill.missing.join(", ")}`;
   return `${kill.kind} OOM kill of ${who}${limit === null ? "" : `, limit of ${limit}`}${sizes.length === 0 ? "" : `, ${sizes.join(", ")}`}; witnesses: ${kill.witnesses.join(", ")}${missing}`;
 }
 
@@ -131,7 +143,7 @@ function withKills(kills: readonly Kill[]): string {
     const limit = limitWords(kill);
     const by = listWords(kill.witnesses.map((witness) => names[witness] ?? witness));
     const why = `${limit === null ? `with a ${kill.kind} OOM kill` : `for the limit of ${limit} (${kill.kind})`}, as ${by} ${kill.witnesses.length === 1 ? "says" : "say"}`;
-    const who = `${printable(kill.process ?? kill.victim.comm)} (pid ${kill.victim.pid})`;
+    const who = `${printable(victimName(kill))}${kill.victim.pid === null ? "" : ` (pid ${kill.victim.pid})`}`;
     groups.set(why, [...(groups.get(why) ?? []), who]);
   }
   const told = [...groups].map(([why, who]) => {

@@ -14,6 +14,7 @@ export { NOTHING_EXPECTED } from "./read.ts";
 export { ScenarioError, ScenarioErrors } from "./problem.ts";
 export { scenarioJsonSchema } from "./schema.ts";
 export type * from "./types.ts";
+export { reservedKinds } from "./workload.ts";
 
 export interface LoadOptions {
   /** What relative paths are relative to; default: the process's own directory. */

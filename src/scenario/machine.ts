@@ -69,7 +69,7 @@ const cgroupVersion: Shape<1 | 2> = {
 export const machine: Shape<MachineNeeds> = map(
   object("needs such as { memory: 1Gi }", {
     memory: field(someSize, "its RAM; a machine of its own, so a VM"),
-    swap: field(swap, "its swap: a size, or { size, kind: disk | zram }; so a VM"),
+    swap: field(swap, "its swap: a size, or { size, kind: disk | zram }; so a VM. 0: none"),
     cpus: field(integer(1, 4096), "how many CPUs"),
     numa: field(
       list(someSize, "a size for each NUMA node, such as [1Gi, 1Gi]", { min: 1 }),

@@ -140,6 +140,8 @@ export interface StressWorkload {
   populate: boolean;
   /** null: as the system does. */
   hugePages: boolean | null;
+  /** The kernel may refuse what it maps; false: MAP_NORESERVE. */
+  reserve: boolean;
   /** Bytes a second; null: as fast as it goes. */
   rate: number | null;
   steps: { size: number; everyMs: number } | null;
@@ -172,6 +174,7 @@ export interface NodeWorkload {
 /** What the scenario needs of the machine; null: no such need. */
 export interface MachineNeeds {
   memory: number | null;
+  /** Size 0: it must have none. */
   swap: { size: number; kind: "disk" | "zram" } | null;
   cpus: number | null;
   /** The size of each NUMA node. */

@@ -22,6 +22,9 @@ const memoryKinds: Record<MemoryKind, string> = {
   kernelStacks: "kernel memory, in the stacks of threads",
 };
 
+/** Kinds that the kernel accounts for when they are mapped, unless asked not to; all others when they are touched. */
+export const reservedKinds: readonly MemoryKind[] = ["anon", "shared", "shm", "mlock", "brk"];
+
 const growth = {
   rate: field(rate, "how fast it takes its memory", { default: "as fast as it goes", example: "50Mi/s" }),
   delay: field(duration, "how long it waits before the first byte", { default: "0" }),
@@ -51,6 +54,11 @@ const stressShape = named(
     ),
     populate: field(boolean(), "whether the kernel fills the pages in one call (MAP_POPULATE)", { default: "false" }),
     hugePages: field(boolean(), "transparent huge pages on or off", { default: "as the system does" }),
+    reserve: field(
+      boolean(),
+      "whether the kernel reserves anon, shared, shm, mlock and brk as they are mapped, and refuses what it cannot have (ENOMEM)",
+      { default: "false" },
+    ),
     ...growth,
     steps: field(steps, "growth in steps instead of a rate", { example: "12Mi/10s" }),
     retouch: field(someTime, "while it holds: how often it touches all of it again", { default: "never" }),
@@ -78,6 +86,8 @@ export const stress: Shape<StressWorkload> = map(stressShape, (given, place) => 
       "a process that only waits: hold: forever",
     );
   }
+  if (given.reserve === true && place.sound && !memory.some(({ kind }) => reservedKinds.includes(kind)))
+    return place.wrong(`reserve is for ${reservedKinds.join(", ")}: expected one of them beside it`);
   if (given.rate !== undefined && given.steps !== undefined) return place.wrong("rate and steps exclude each other");
   return {
     memory,
@@ -86,6 +96,7 @@ export const stress: Shape<StressWorkload> = map(stressShape, (given, place) => 
     content: given.content ?? "zero",
     populate: given.populate ?? false,
     hugePages: given.hugePages ?? null,
+    reserve: given.reserve ?? false,
     rate: given.rate ?? null,
     steps: given.steps ?? null,
     delayMs: given.delay ?? 0,

@@ -229,7 +229,9 @@ function beyond(plan: Plan): string | null {
   if (plan.vm?.swap) return "the model knows no swap";
   if (plan.vm?.numa) return "the model knows no NUMA nodes";
   const sysctl = Object.entries(plan.vm?.sysctl ?? {}).find(
-    ([name, value]) => /^vm\.(?:panic_on_oom|oom_kill_allocating_task|overcommit_memory)$/.test(name) && value !== "0",
+    ([name, value]) =>
+      (/^vm\.(?:panic_on_oom|oom_kill_allocating_task)$/.test(name) && value !== "0") ||
+      (name === "vm.overcommit_memory" && value === "2"),
   );
   if (sysctl) return `the model knows no ${sysctl[0]} = ${sysctl[1]}`;
   for (const { name, writes } of plan.cgroups) {
@@ -245,6 +247,8 @@ function beyond(plan: Plan): string | null {
 
 /** Kinds of memory that are a process' own: gone with it, counted in its score. */
 const owned = new Set(["--anon", "--shared", "--shmem", "--mlock", "--stack", "--brk"]);
+/** Those of them that the kernel reserves, unless asked not to. */
+const reserved = new Set(["--anon", "--shared", "--mlock", "--brk"]);
 /** Kinds that the model cannot tell. */
 const unknownKinds: Readonly<Record<string, string>> = {
   "--file": "page cache, which the kernel reclaims",
@@ -284,6 +288,8 @@ function growthOf({ name, program, argv, bytes }: PlannedProcess): Growth | stri
       holdMs: hold === "forever" ? Number.POSITIVE_INFINITY : hold,
     };
   }
+  if (!argv.includes("--no-reserve") && argv.some((flag) => reserved.has(flag)))
+    return `the model knows no memory that the kernel may refuse, and process ${name} states reserve: true`;
   const growth: Growth = { delayMs: 0, rate: Number.POSITIVE_INFINITY, bytes: 0, holdMs: 0 };
   for (const [index, flag] of argv.entries()) {
     const value = argv[index + 1] ?? "";

@@ -28,6 +28,7 @@ const anyMachine: Capabilities = {
   memoryController: 2,
   hybrid: false,
   cgroupProblems: {},
+  kernelLog: "kmsg",
   kmsgProblem: null,
   capabilities: [],
   oomScoreAdj: 0,

@@ -19,22 +19,44 @@ export type KillCounts = ReadonlyMap<string, { count: number; line: number }>;
 export function killCounts(facts: Facts): KillCounts {
   const counts = new Map<string, { count: number; line: number }>();
   for (const [cgroup, { line }] of facts.final) {
-    const count = growth(facts, cgroup, "memory.events.local.oom_kill") ?? leafGrowth(facts, cgroup);
+    const count = growth(facts, cgroup, "memory.events.local.oom_kill") ?? leafGrowth(facts, cgroup, "oom_kill");
     if (count !== null) counts.set(cgroup, { count, line });
   }
   return counts;
 }
 
+/** OOM kills below each cgroup that no other one accounts for: its own, and those of cgroups in it that nobody read. */
+export function killsCounted(facts: Facts): KillCounts {
+  const counts = new Map(killCounts(facts));
+  for (const [cgroup, { count, line }] of counts)
+    counts.set(cgroup, { count: count + ofUnread(facts, cgroup, "oom_kill"), line });
+  return counts;
+}
+
+/** Events of cgroups that a process made below one, which were not read themselves. */
+export function ofUnread(facts: Facts, cgroup: string, event: "oom" | "oom_kill"): number {
+  const own = growth(facts, cgroup, `memory.events.local.${event}`);
+  const all = leafGrowth(facts, cgroup, event);
+  // The mount option memory_localevents leaves descendants out, so that children may count more than their parent.
+  return own === null || all === null ? 0 : Math.max(0, all - own);
+}
+
+/** A limit that was hit, how often, and the line of the record that shows it. */
+export interface LimitHit {
+  cgroup: string;
+  count: number;
+  line: number;
+}
+
 /** Limited cgroups at and above one whose own limit was hit, by counters and notifications. */
-export function limitsHit(facts: Facts, cgroup: string): { cgroup: string; line: number }[] {
+export function limitsHit(facts: Facts, cgroup: string): LimitHit[] {
   const chain: string[] = [];
   for (let name = cgroup; name !== ""; name = facts.cgroups.above(name)) chain.push(name);
   if (facts.plan.cgroupVersion === 2)
-    return chain.flatMap((name) =>
-      (growth(facts, name, "memory.events.local.oom") ?? 0) > 0
-        ? [{ cgroup: name, line: facts.final.get(name)?.line ?? 0 }]
-        : [],
-    );
+    return chain.flatMap((name) => {
+      const times = growth(facts, name, "memory.events.local.oom") ?? 0;
+      return times > 0 ? [{ cgroup: name, count: times, line: facts.final.get(name)?.line ?? 0 }] : [];
+    });
   // v1 notifies the cgroup that hit its limit and all below it (mm/memcontrol-v1.c mem_cgroup_oom_notify): what the
   // parent was not told of was the child's own.
   const told = (name: string): EventOf<"oom-event">[] =>
@@ -43,10 +65,11 @@ export function limitsHit(facts: Facts, cgroup: string): { cgroup: string; line:
   return chain.flatMap((name, index) => {
     const parent = chain[index + 1] ?? "";
     const limited = facts.final.get(name)?.counters["memory.max"] !== "max";
-    return limited && count(name) > count(parent)
+    const times = count(name) - count(parent);
+    return limited && times > 0
       ? told(name)
           .slice(0, 1)
-          .map(({ line }) => ({ cgroup: name, line }))
+          .map(({ line }) => ({ cgroup: name, count: times, line }))
       : [];
   });
 }
@@ -102,16 +125,17 @@ export function counterCheck(facts: Facts, { cgroup, key, compare }: Plan["expec
 }
 
 /** How much a counter grew over the run; null: it was not read at the end. */
-function growth({ first, final }: Facts, cgroup: string, key: string): number | null {
+export function growth({ first, final }: Facts, cgroup: string, key: string): number | null {
   const after = final.get(cgroup)?.counters[key];
   const before = first.get(cgroup)?.counters[key];
   return typeof after === "number" ? after - (typeof before === "number" ? before : 0) : null;
 }
 
 /** Kernels before 5.2 have no memory.events.local: what a cgroup's children do not account for is its own. */
-function leafGrowth(facts: Facts, cgroup: string): number | null {
-  const all = growth(facts, cgroup, "memory.events.oom_kill");
+function leafGrowth(facts: Facts, cgroup: string, event: "oom" | "oom_kill"): number | null {
+  const key = `memory.events.${event}`;
+  const all = growth(facts, cgroup, key);
   if (all === null) return null;
   const children = [...facts.final.keys()].filter((name) => name !== "" && facts.cgroups.above(name) === cgroup);
-  return children.reduce((rest, child) => rest - (growth(facts, child, "memory.events.oom_kill") ?? 0), all);
+  return children.reduce((rest, child) => rest - (growth(facts, child, key) ?? 0), all);
 }

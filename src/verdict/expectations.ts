@@ -3,7 +3,7 @@ import { eventsOf } from "../record.ts";
 import type { Check, Kill, Kind } from "../verdict.ts";
 import { counterCheck } from "./counters.ts";
 import { evictedCheck, firstCheck, type KillSeen } from "./evictions.ts";
-import { describeExit, type Facts, lastWordsOf, ourSignal, outputOf } from "./facts.ts";
+import { closedLogWords, describeExit, type Facts, isLogClosed, lastWordsOf, ourSignal, outputOf } from "./facts.ts";
 import { cgroupOf, type OomKills } from "./kills.ts";
 
 /** Checks that rest on which kills there were. */
@@ -33,9 +33,32 @@ export function expectationChecks(facts: Facts, found: OomKills, unreached: bool
   // A failure may rest on a kill only where the witnesses leave no doubt about the kills, and on none only where the
   // pressure was there: a worker that gave up before proves nothing.
   const doubted = found.doubts.length > 0 || (unreached && kills.length === 0);
-  return checks.map((check): Check =>
-    doubted && check.status === "failed" && aboutKills.test(check.name) ? { ...check, status: "inconclusive" } : check,
-  );
+  return checks
+    .map((check): Check =>
+      doubted && check.status === "failed" && aboutKills.test(check.name)
+        ? { ...check, status: "inconclusive" }
+        : check,
+    )
+    .map((check) => withClosedLog(facts, found, check));
+}
+
+/** Checks that the kernel's log would decide. */
+const aboutLog = /^(oom|limit|trigger|victims|within|log)$/;
+
+/** What stays open for want of the kernel's log says so, and what opens it. */
+function withClosedLog(facts: Facts, { open, kills, doubts }: OomKills, check: Check): Check {
+  if (!isLogClosed(facts) || check.status !== "inconclusive" || !aboutLog.test(check.name)) return check;
+  const reasons =
+    check.name !== "oom" && check.name !== "limit"
+      ? []
+      : kills.length > 0
+        ? open
+        : doubts.map(({ actual }) => `${String(actual)}: one witness alone`);
+  return {
+    ...check,
+    evidence: check.evidence.length > 0 ? check.evidence : facts.kernelLog ? [facts.kernelLog.line] : [],
+    note: [...reasons, closedLogWords(facts)].join("; "),
+  };
 }
 
 /** Whether "no OOM kill happened" is proven, and the lines that prove it or leave it open. */
@@ -110,18 +133,16 @@ function eachCheck(
 }
 
 /** Exactly the processes that OOM kills ended. */
-function victimsCheck(
-  { plan, privatePids }: Facts,
-  victims: readonly string[],
-  kills: readonly Kill[],
-  absence: Absence,
-): Check {
+function victimsCheck(facts: Facts, victims: readonly string[], kills: readonly Kill[], absence: Absence): Check {
+  const { plan, privatePids } = facts;
   const expected = [...new Set(victims)].toSorted();
   const named = [...new Set(kills.flatMap(({ process }) => (process === null ? [] : [process])))].toSorted();
   const strangers = kills.filter(({ process }) => process === null);
   const actual = [
     ...named,
-    ...strangers.map(({ victim }) => `${victim.comm} (pid ${victim.pid}, of no known process of the scenario)`),
+    ...strangers.map(({ victim: { comm, pid } }) =>
+      comm === null ? "a process that is not known" : `${comm} (pid ${pid}, of no known process of the scenario)`,
+    ),
   ];
   const evidence = kills.length > 0 ? kills.flatMap((kill) => kill.evidence) : absence.evidence;
   const missing = expected.filter((name) => !named.includes(name));
@@ -134,7 +155,8 @@ function victimsCheck(
   );
   const forked = maybe.length > 0 && missing.every((name) => maybe.some((process) => process.name === name));
   // So may be one that has another number here than in the log.
-  if (surplus.length === 0 && strangers.length > 0 && (forked || privatePids)) status = "inconclusive";
+  if (surplus.length === 0 && strangers.length > 0 && (forked || privatePids || isLogClosed(facts)))
+    status = "inconclusive";
   return { name: "victims", expected, actual, status, evidence };
 }
 
@@ -181,10 +203,12 @@ function exitCheck(facts: Facts, { process, exit: wanted }: Facts["plan"]["expec
 }
 
 /** Kills with the moment at which the first sign of them was read: of their report, or the end of the process. */
-function datedKills({ events }: Facts, kills: readonly Kill[]): KillSeen[] {
+function datedKills({ events, kernelLog }: Facts, kills: readonly Kill[]): KillSeen[] {
   return kills.map(({ evidence }) => {
     const signs = events.filter(
-      ({ type, line }) => (type === "kmsg" || type === "process-exit") && evidence.includes(line),
+      ({ type, line }) =>
+        // Records of the journal trail behind.
+        ((type === "kmsg" && kernelLog?.source !== "journal") || type === "process-exit") && evidence.includes(line),
     );
     return { t: signs.length > 0 ? Math.min(...signs.map(({ t }) => t)) : null, evidence };
   });
@@ -278,7 +302,10 @@ function otherKills(facts: Facts, kills: readonly Kill[]): Check[] {
     {
       name: "other OOM kills",
       expected: "none",
-      actual: others.map(({ kind, victim, process }) => `${kind}: ${process ?? victim.comm} (pid ${victim.pid})`),
+      actual: others.map(({ kind, victim, process }) => {
+        const who = process ?? victim.comm ?? "a process that is not known";
+        return `${kind}: ${who}${victim.pid === null ? "" : ` (pid ${victim.pid})`}`;
+      }),
       status: "failed",
       evidence: others.flatMap(({ evidence }) => evidence),
     },

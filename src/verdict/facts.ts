@@ -1,5 +1,5 @@
 /** What a record says, by what it is of and before anything is judged. Pure. */
-import type { Plan } from "../plan.ts";
+import type { Capabilities, Plan } from "../plan.ts";
 import { type EventOf, eventsOf, type RunEvent, type WorkerReport } from "../record.ts";
 import { type CgroupNames, cgroupNames } from "./cgroups.ts";
 
@@ -8,6 +8,8 @@ export interface Facts {
   run: EventOf<"run">;
   /** The plan that was run, which the machine's MemTotal may have changed. */
   plan: Plan;
+  /** What was found of the machine that it ran on; null where nothing was. */
+  capabilities: Capabilities | null;
   cgroups: CgroupNames;
   events: readonly RunEvent[];
   kmsg: readonly EventOf<"kmsg">[];
@@ -24,6 +26,8 @@ export interface Facts {
   final: ReadonlyMap<string, EventOf<"counters">>;
   /** The record reaches to the run's end: what is not in it did not happen. */
   whole: boolean;
+  /** Where the kernel's log was read from; null: records of old, /dev/kmsg. */
+  kernelLog: EventOf<"kernel-log"> | null;
   /** Kernel log complete over the run. */
   logComplete: boolean;
   /** Lines of the record that say that records of the kernel's log were lost. */
@@ -38,9 +42,11 @@ export function factsOf(run: EventOf<"run">, events: readonly RunEvent[]): Facts
   const capabilities = eventsOf(events, "machine")[0]?.capabilities ?? run.capabilities;
   const gaps = eventsOf(events, "kmsg-lost").map(({ line }) => line);
   const whole = eventsOf(events, "end").length > 0;
+  const kernelLog = eventsOf(events, "kernel-log")[0] ?? null;
   return {
     run,
     plan,
+    capabilities,
     cgroups: cgroupNames(plan),
     events,
     kmsg: eventsOf(events, "kmsg"),
@@ -50,9 +56,21 @@ export function factsOf(run: EventOf<"run">, events: readonly RunEvent[]): Facts
     sent: eventsOf(events, "kill"),
     ...countersOf(events),
     whole,
-    logComplete: gaps.length === 0 && whole,
+    kernelLog,
+    logComplete: gaps.length === 0 && whole && !isClosed(kernelLog),
     gaps,
   };
+}
+
+const isClosed = (log: EventOf<"kernel-log"> | null): boolean => log !== null && log.source === null;
+
+/** Whether the kernel's log could not be read: kills rest on the counters and the ends of processes. */
+export const isLogClosed = ({ kernelLog }: Facts): boolean => isClosed(kernelLog);
+
+/** Why the kernel's log was not readable, and what opens it. */
+export function closedLogWords({ kernelLog }: Facts): string {
+  const { problem = null, hint = null } = kernelLog ?? {};
+  return `the kernel log was not readable${problem === null ? "" : ` (${problem})`}${hint === null ? "" : `; to read it: ${hint}`}`;
 }
 
 function countersOf(events: readonly RunEvent[]): Pick<Facts, "first" | "final"> {

@@ -1,16 +1,17 @@
 /** The OOM kills of a record: whose limit, who died, and which witnesses agree. Pure. */
-import { findOomKills, type KmsgRecord, type OomKill } from "../kmsg/index.ts";
+import { findOomKills, type KmsgRecord } from "../kmsg/index.ts";
 import { type EventOf, eventsOf } from "../record.ts";
 import type { Check, Kill } from "../verdict.ts";
+import { countedKills } from "./counted.ts";
 import { type KillCounts, killCounts, limitsHit } from "./counters.ts";
-import type { Facts } from "./facts.ts";
+import { type Facts, isLogClosed } from "./facts.ts";
 import { victimsOf } from "./victims.ts";
 
 export interface OomKills {
   /** This run's, in the log's order. */
   kills: Kill[];
-  /** Others that happened meanwhile. */
-  foreign: Kill[];
+  /** Others that happened meanwhile; null: nobody could see them. */
+  foreign: Kill[] | null;
   /** Where witnesses are missing or contradict each other. */
   doubts: Check[];
   /** All kills that our counters tell; null where no counter could be read. */
@@ -19,10 +20,19 @@ export interface OomKills {
   log: EventOf<"kmsg">[];
   /** OOM reports whose head the kernel's rate limit took. */
   suppressed: number;
+  /** Without a kernel log: why the limit or the kind of some kill stays open. */
+  open: string[];
+}
+
+/** The kills by the kernel's log, or, where that could not be read, by the counters and the ends of processes. */
+export function oomKillsOf(facts: Facts): OomKills {
+  if (!isLogClosed(facts)) return loggedKills(facts);
+  const { kills, doubts, counts, open } = countedKills(facts);
+  return { kills, foreign: null, doubts, counted: sumOf(counts), log: [], suppressed: 0, open };
 }
 
 /** Reads the kernel's log and holds each kill against the counters and the ends of processes. */
-export function oomKillsOf(facts: Facts): OomKills {
+function loggedKills(facts: Facts): OomKills {
   const records = facts.kmsg.map((event): KmsgRecord => ({
     seq: event.seq,
     timeUs: event.timeUs,
@@ -53,7 +63,7 @@ export function oomKillsOf(facts: Facts): OomKills {
       process,
       witnesses: ["kmsg"],
       victim: kill.victim,
-      atMs: millisecondsIn(facts, kill),
+      atMs: millisecondsIn(facts, kill.line),
       missing: kill.missing,
       evidence: [...kill.lines, ...(ours ? victims.witnessesOf(kill) : [])],
     };
@@ -69,6 +79,7 @@ export function oomKillsOf(facts: Facts): OomKills {
     const exit = process === null ? undefined : victims.exitOf(kill, process);
     if (exit?.signal === "SIGKILL") {
       told.witnesses.push("exit");
+      told.atMs = earlier(told.atMs, millisecondsIn(facts, exit.line));
       told.evidence = [...told.evidence, exit.line];
     }
     completeFromCounters(facts, told, cgroup);
@@ -91,11 +102,16 @@ export function oomKillsOf(facts: Facts): OomKills {
     kills,
     foreign,
     doubts,
-    counted: counts.size === 0 ? null : [...counts.values()].reduce((sum, { count }) => sum + count, 0),
+    counted: sumOf(counts),
     log: kernelLog(facts, kills, foreign),
     suppressed: scan.suppressed,
+    open: [],
   };
 }
+
+/** All kills that the counters show; null: none could be read. */
+const sumOf = (counts: KillCounts): number | null =>
+  counts.size === 0 ? null : [...counts.values()].reduce((sum, { count }) => sum + count, 0);
 
 /** The victim's cgroup in the scenario's words: the log's, else the one its process was started in. */
 export function cgroupOf(
@@ -169,9 +185,16 @@ function uncounted(facts: Facts, kills: readonly Kill[], counts: KillCounts): Ch
   return checks;
 }
 
-/** When a kill's first record was read, in ms from the first process's start: printk's clock is not the run's. */
-function millisecondsIn({ events, kmsg }: Facts, kill: OomKill): number | null {
+/**
+ * When an event was read, in ms from the first process's start: printk's clock is not the run's. Null for a record of the
+ * journal, which trails behind.
+ */
+function millisecondsIn({ events, kernelLog }: Facts, line: number): number | null {
   const start = eventsOf(events, "process-start")[0];
-  const record = kmsg.find(({ line }) => line === kill.line);
-  return start && record ? Math.max(0, Math.round((record.t - start.t) / 1000)) : null;
+  const event = events.find((one) => one.line === line);
+  if (!start || !event || (event.type === "kmsg" && kernelLog?.source === "journal")) return null;
+  return Math.max(0, Math.round((event.t - start.t) / 1000));
 }
+
+const earlier = (one: number | null, other: number | null): number | null =>
+  one === null || other === null ? (one ?? other) : Math.min(one, other);

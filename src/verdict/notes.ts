@@ -1,7 +1,7 @@
 /** Things worth knowing of a run that decide nothing. Pure. */
 import { eventsOf } from "../record.ts";
 import { orderNotes } from "./evictions.ts";
-import { type Facts, lastWordsOf, ourSignal, reportsOf } from "./facts.ts";
+import { closedLogWords, type Facts, isLogClosed, lastWordsOf, ourSignal, reportsOf } from "./facts.ts";
 import type { OomKills } from "./kills.ts";
 import { turnNote } from "./turn.ts";
 
@@ -14,6 +14,8 @@ export function notesOf(facts: Facts, found: OomKills): string[] {
     ...(turn === null ? [] : [turn]),
     ...slowNotes(facts),
     ...machineNotes(facts),
+    ...closedLogNotes(facts, found),
+    ...overcommitNotes(facts),
     ...(found.suppressed > 0
       ? [`the kernel's rate limit took the head of ${found.suppressed} OOM report(s) (callbacks suppressed)`]
       : []),
@@ -53,6 +55,46 @@ function machineNotes({ plan, events, sent }: Facts): string[] {
     if (event.note)
       notes.push(`${event.file} of ${event.cgroup || "the run's cgroup"}: ${event.value} written, ${event.note}`);
   return notes;
+}
+
+/** Without the kernel's log: what the verdict rests on, and what opens it. */
+function closedLogNotes(facts: Facts, { kills, counted }: OomKills): string[] {
+  if (!isLogClosed(facts)) return [];
+  const rests =
+    kills.length > 0
+      ? "each OOM kill rests on two witnesses, the counters and the exit status"
+      : counted === 0
+        ? "that no OOM kill happened rests on the counters"
+        : "the counters and the exit statuses alone do not show which OOM kills happened";
+  const told = eventsOf(facts.events, "vmstat").flatMap(({ oomKill }) => (oomKill === null ? [] : [oomKill]));
+  const others = (told.at(-1) ?? 0) - (told[0] ?? 0) - (counted ?? 0);
+  return [
+    `${rests}, as ${closedLogWords(facts)}`,
+    ...(others > 0
+      ? [`${others} more OOM kill(s) on this machine in the meantime are known by their number only (/proc/vmstat)`]
+      : []),
+  ];
+}
+
+/** Workers that were refused memory though they asked for none to be reserved: vm.overcommit_memory=2 reserves all. */
+function overcommitNotes(facts: Facts): string[] {
+  const { plan, capabilities } = facts;
+  if (capabilities?.overcommitMemory !== 2) return [];
+  return plan.processes.flatMap(({ name, program, argv, rlimits }) => {
+    if (program !== "node" && !argv.includes("--no-reserve")) return [];
+    // These limits refuse with ENOMEM too.
+    if (rlimits.some(({ resource }) => resource === "AS" || resource === "DATA")) return [];
+    const refused = reportsOf(facts, name).find(
+      ({ report }) => report.type === "error" && report.errno === "ENOMEM" && /^(?:mmap|brk|shmget)$/.test(report.op),
+    );
+    const allow =
+      plan.machine === "vm" ? "machine: { sysctl: { vm.overcommit_memory: 0 } }" : "sysctl vm.overcommit_memory=0";
+    return refused === undefined
+      ? []
+      : [
+          `${name} got ENOMEM with vm.overcommit_memory=2, where the kernel refuses to map what it cannot reserve: \`${allow}\` allows it`,
+        ];
+  });
 }
 
 /** Limits that somebody else changed while the run was on. */

@@ -29,7 +29,7 @@ export interface KillOfContainer {
   kind: string;
   limit: string | null;
   process: string | null;
-  victim: { pid: number } | null;
+  victim: { pid: number | null } | null;
 }
 
 /** One for each container of the plan's Pods, in their order. `evicted`: Pods that the kubelet evicted. */

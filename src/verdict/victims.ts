@@ -107,20 +107,33 @@ function renumbered(facts: Facts, kills: readonly OomKill[]): Map<number, number
 }
 
 /** Where a process was started, and where steps moved it. */
-function cgroupsOf({ plan }: Facts, { name, cgroup }: PlannedProcess): string[] {
+export function cgroupsOf({ plan }: Facts, { name, cgroup }: PlannedProcess): string[] {
   const moves = plan.steps.flatMap((step) => (step.do === "move" && step.process === name ? [step.cgroup] : []));
   return [cgroup ?? "", ...moves];
 }
 
+/** The end of a process or of a worker of it; `t` as in the record. */
+export interface Death {
+  pid: number;
+  process: string;
+  line: number;
+  t: number;
+}
+
 /** Processes and workers that a SIGKILL ended which we did not send, in order. */
-function unexplainedDeaths({ events, sent }: Facts): { pid: number; process: string }[] {
+export function unexplainedDeaths({ events, sent }: Facts): Death[] {
   const byUs = (pid: number): boolean => sent.some((kill) => kill.pid === pid && kill.signal === "SIGKILL");
   return events
     .flatMap((event) => {
-      if (event.type === "process-exit") return [{ pid: event.pid, process: event.process, signal: event.signal }];
-      if (event.type === "worker" && event.report.type === "child-end")
-        return [{ pid: event.report.child, process: event.process, signal: event.report.signal }];
-      return [];
+      const end =
+        event.type === "process-exit"
+          ? { pid: event.pid, signal: event.signal }
+          : event.type === "worker" && event.report.type === "child-end"
+            ? { pid: event.report.child, signal: event.report.signal }
+            : null;
+      return end === null || !("process" in event) || event.process === null
+        ? []
+        : [{ ...end, process: event.process, line: event.line, t: event.t }];
     })
     .filter(({ pid, signal }) => signal === "SIGKILL" && !byUs(pid));
 }

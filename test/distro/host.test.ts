@@ -1,5 +1,8 @@
 /** oomlab as root on a real Debian with systemd and cgroup v2: each way in, each way out. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { root } from "../helpers/cli.ts";
 import { canStartDistro, type Distro, startDistro } from "../helpers/distro.ts";
 
 const scenario = (name: string, expect: string, anon = "60Mi", more = ""): string =>
@@ -146,6 +149,33 @@ describe("on Debian 13 as root", canStartDistro, () => {
     );
     expect(exitCode).toBe(3);
     expect(stdout).toMatch(/skipped: the cgroup filesystem at \S+ is mounted read-only/);
+  });
+
+  test("watch as the documented service writes entries with fields, and systemctl stop ends it with success", async () => {
+    const unit = /```ini\n([^]*?)```/.exec(readFileSync(join(root, "docs/watch.md"), "utf8"))?.[1] ?? "";
+    await guest.put("/etc/systemd/system/oomlab-watch.service", unit);
+    await guest.must("systemctl daemon-reload && systemctl start oomlab-watch");
+    const journal = (): Promise<string> => guest.must("journalctl -u oomlab-watch -o json --no-pager");
+    await expect.poll(journal, { timeout: 30_000, interval: 500 }).toContain("watching /dev/kmsg");
+    expect((await guest.run("oomlab run /srv/own.yaml")).exitCode).toBe(0);
+    await expect.poll(journal, { timeout: 10_000, interval: 500 }).toContain("OOMLAB_KIND");
+    const entry = (await journal())
+      .split("\n")
+      .map((line) => JSON.parse(line) as Record<string, string>)
+      .find((one) => one["OOMLAB_KIND"] !== undefined);
+    expect(entry).toMatchObject({ OOMLAB_KIND: "memcg", OOMLAB_COMM: "stress", _SYSTEMD_UNIT: "oomlab-watch.service" });
+    expect(entry?.["OOMLAB_CGROUP"]).toMatch(/^\/system\.slice\/oomlab-run-\w+\.scope\/oomlab-\w+\/web$/);
+    expect(entry?.["MESSAGE"]).toMatch(/memcg OOM kill of pid \d+ \(stress\)/);
+    await guest.must("systemctl stop oomlab-watch");
+    const state = await guest.must("systemctl show oomlab-watch -p Result,ExecMainStatus,ActiveState");
+    expect(state.split("\n").toSorted()).toEqual(["ActiveState=inactive", "ExecMainStatus=0", "Result=success"]);
+  });
+
+  test("explain reads this machine's own journal", async () => {
+    const { stdout } = await guest.run("journalctl -k -o json | oomlab explain --reporter json");
+    const { kills } = JSON.parse(stdout) as { kills: { kind: string; victim: { comm: string } }[] };
+    expect(kills.length).toBeGreaterThan(4);
+    expect(kills.every(({ kind, victim }) => kind === "memcg" && victim.comm === "stress")).toBe(true);
   });
 
   test("the shipped scenarios pass on cgroup v2", { timeout: 400_000 }, async () => {

@@ -325,14 +325,38 @@ describe("machines that lack something", needs(canRun), () => {
     expect(exitCode).toBe(3);
   });
 
-  test("without /dev/kmsg there is no proof, so nothing is run", async () => {
+  test("without /dev/kmsg the counters and the exit status prove a kill for a limit", async () => {
     const { stdout, exitCode } = await within(
       "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9",
       ["run", "--machine", "host", "scenarios/memcg/own-limit.yaml"],
     );
-    expect(stdout).toMatch(/skipped: there is no \/dev\/kmsg/);
-    expect(exitCode).toBe(3);
+    expect(stdout).toMatch(/witnesses: counters, exit; the kernel log was not readable/);
+    expect(stdout).toMatch(/note: .* rests on two witnesses, .*there is no \/dev\/kmsg.*; to read it: /);
+    expect(exitCode).toBe(0);
   });
+
+  const restricted = readFileSync("/proc/sys/kernel/dmesg_restrict", "latin1").trim() === "1";
+  test(
+    "without CAP_SYSLOG a pattern in the kernel's log is inconclusive, and what opens it is said",
+    needs("kernel.dmesg_restrict", restricted),
+    async () => {
+      const file = join(folder, "pattern.yaml");
+      writeFileSync(
+        file,
+        "cgroups: { app: { memory.max: 20Mi, memory.swap.max: 0 } }\nprocesses: { hog: { cgroup: app, stress: { anon: 40Mi } } }\nexpect: { oom: memcg, limit: app, victims: [hog], log: [Killed process] }\n",
+      );
+      const { stdout, exitCode } = await execa(
+        "setpriv",
+        ["--bounding-set=-syslog,-sys_admin", process.execPath, bin, "run", "--machine", "host", file],
+        { reject: false },
+      );
+      expect(stdout).toMatch(/✓ limit: app/);
+      expect(stdout).toMatch(
+        /\? log: expected .* got nothing \(the kernel log was not readable.*; to read it: .*CAP_SYSLOG/,
+      );
+      expect(exitCode).toBe(3);
+    },
+  );
 
   test("without a memory controller the reason names it", async () => {
     const { stdout, exitCode } = await within(

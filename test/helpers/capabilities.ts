@@ -23,6 +23,7 @@ export function machineWith(changes: Partial<Capabilities> = {}, versions: (1 | 
     memoryController: versions[0] ?? null,
     hybrid: false,
     cgroupProblems: {},
+    kernelLog: "kmsg",
     kmsgProblem: null,
     capabilities: ["KILL", "SETGID", "SETUID", "SYS_ADMIN", "SYS_RESOURCE", "SYSLOG"],
     oomScoreAdj: 0,

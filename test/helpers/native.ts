@@ -39,6 +39,16 @@ export const isRoot: boolean = process.getuid?.() === 0;
 /** Sanitizers take memory and time of their own: what is measured then is theirs. */
 export const sanitized: boolean = process.env["OOMLAB_NATIVE"] !== undefined;
 
+/** The kernel judges each mapping by itself, and refuses one beyond all memory and swap. */
+export const heuristics: boolean = readFileSync("/proc/sys/vm/overcommit_memory", "latin1") === "0\n";
+
+/** More bytes than this machine has, swap included. */
+export function beyondMemory(): number {
+  const meminfo = readFileSync("/proc/meminfo", "latin1");
+  const kB = (key: string): number => Number(new RegExp(`^${key}:\\s*(\\d+)`, "m").exec(meminfo)?.[1]);
+  return (kB("MemTotal") + kB("SwapTotal")) * 1024 + (64 << 20);
+}
+
 let count = 0;
 
 /** What tests that were killed left here. */

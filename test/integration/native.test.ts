@@ -30,6 +30,8 @@ import {
   unified,
   until,
   Worker,
+  beyondMemory,
+  heuristics,
 } from "../helpers/native.ts";
 import { needs } from "../helpers/needs.ts";
 
@@ -491,6 +493,14 @@ describe("memory", () => {
     const region = addon.allocate(100_001, { content, hugePages: false });
     for (const step of [1, 4095, 5000, 100_000]) region.touch(step);
     expect(region.touched).toBe(100_001);
+    region.free();
+  });
+
+  test("is mapped beyond the machine's only without reservation", needs("vm.overcommit_memory = 0", heuristics), () => {
+    const size = beyondMemory();
+    expect(failure(() => addon.allocate(size))).toMatchObject({ code: "ENOMEM", syscall: "mmap" });
+    const region = addon.allocate(size, { reserve: false });
+    expect(region.touch(4096)).toBe(4096);
     region.free();
   });
 

@@ -1,4 +1,4 @@
-import { spawnSync, type SpawnSyncOptionsWithStringEncoding } from "node:child_process";
+import { spawnSync } from "node:child_process";
 import {
   closeSync,
   constants,
@@ -12,14 +12,18 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
+import { execa } from "execa";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { loadAddon, stressPath } from "../../src/native.ts";
 import {
+  beyondMemory,
   type Charge,
+  heuristics,
   isAlive,
   isRoot,
   memoryHome,
   MemoryCgroup,
+  readAll,
   run,
   sanitized,
   status,
@@ -237,7 +241,8 @@ describe("reports", () => {
   test("workers that hold forever leave each other's bytes alone: only the end of the other side ends them", async () => {
     await using worker = new Worker(["--anon", "1Mi", "--hold", "forever", "--workers", "2"]);
     for (let byte = 0; byte < 4; byte++) worker.go();
-    await new Promise((resolve) => setTimeout(resolve, 300));
+    await until(() => worker.events.filter(({ type }) => type === "touched").length === 2);
+    await new Promise((resolve) => setTimeout(resolve, 50));
     expect(worker.events.filter(({ type }) => type === "child-end")).toEqual([]);
     expect(isAlive(worker.pid)).toBe(true);
     expect(await worker.finish()).toMatchObject({ code: 0 });
@@ -289,7 +294,7 @@ describe("reports", () => {
     for (const [mine, its] of [addon.pipe(), addon.socketpair()]) {
       const child = addon.spawn({
         file: stressPath(),
-        args: ["stress", "--anon", "4Ki", "--repeat", "3000", "--report-fd", "3"],
+        args: ["stress", "--anon", "4Ki", "--repeat", "1000", "--report-fd", "3"],
         env: [],
         stdio: [-1, -1, -1, its],
       });
@@ -354,6 +359,19 @@ describe("how it is pressed", () => {
     // What were kept of each round would add up.
     expect((touched.at(-1)?.rss ?? 0) - (touched[0]?.rss ?? 0)).toBeLessThan(sanitized ? 64 * Mi : Mi);
   });
+
+  test.for(["anon", "brk", "mlock", "shared", "shm"])(
+    "maps --%s beyond the machine's memory only without reservation",
+    needs("vm.overcommit_memory = 0", heuristics),
+    async (kind) => {
+      const size = beyondMemory();
+      await using refused = new Worker([`--${kind}`, String(size)]);
+      expect(await refused.exit).toMatchObject({ code: 1 });
+      expect(refused.events.at(-1)).toMatchObject({ type: "error", kind, errno: "ENOMEM", touched: 0 });
+      await using worker = new Worker([`--${kind}`, String(size), "--no-reserve", "--rate", "1/s"]);
+      await until(() => Number.parseInt(status(worker.pid, "VmSize") ?? "", 10) * 1024 > size);
+    },
+  );
 
   test("touches only what a stride hits", plain, async () => {
     await using worker = new Worker(["--anon", "16Mi", "--stride", "64Ki"]);
@@ -460,26 +478,28 @@ describe("a parent's death", () => {
     "--anon 1Mi --hold forever --share-vm 1 --uid 65534",
     "-m 2 --vm-bytes 1M --vm-hang 0",
   ])("ends all of %s", root, async (line) => {
-    const args = words(line);
+    const args = [...words(line), ...(line.startsWith("-m") ? ["-v"] : ["--report-fd", "1"])];
     // The shell is the parent; it says nothing and is killed.
     const addon = loadAddon();
+    const [out, outEnd] = addon.pipe();
     const shell = addon.spawn({
       file: "/bin/sh",
       args: ["sh", "-c", '"$@"; exit 0', "sh", stressPath(), ...args],
       env: [],
-      stdio: [-1, -1, -1],
+      stdio: [-1, outEnd, -1],
       pdeathsig: 9,
     });
-    const ours = (): number[] => descendants(shell.pid);
-    const count = args.includes("2") ? 3 : args.includes("--share-vm") ? 2 : 1;
-    await until(() => ours().length === count);
-    // A worker whose parent was gone before it could look has none to die with.
-    await new Promise((resolve) => setTimeout(resolve, sanitized ? 1000 : 50));
-    const running = ours();
+    closeSync(outEnd);
+    let text = "";
+    const end = readAll(out, (more) => (text += more));
+    // A worker whose parent was gone before it could look has none to die with: it has looked once it holds its memory.
+    await until(() => text.match(/"touched","pid"|sleeping forever/g)?.length === (args.includes("2") ? 2 : 1));
+    const running = descendants(shell.pid);
+    expect(running).toHaveLength(args.includes("2") ? 3 : args.includes("--share-vm") ? 2 : 1);
     addon.signal(shell, 9);
     await new Promise((resolve) => addon.onExit(shell, resolve));
     await until(() => running.every((pid) => !isAlive(pid)));
-    expect(running).toHaveLength(count);
+    await end;
   });
 });
 
@@ -514,6 +534,7 @@ describe("the command line", () => {
     ["-m 1 --hold 1s", "--hold cannot be used with --vm; use --anon SIZE in its place"],
     ["--anon 1Mi --rate 1/s --steps 1/1s", "--rate and --steps cannot be used together"],
     ["--pipes 1Mi --populate", "--populate is for memory that is mapped: --anon"],
+    ["--shmem 1Mi --no-reserve", "--no-reserve is for --anon, --shared, --shm, --mlock and --brk"],
     ["--anon 1Mi --dir /tmp", "--dir is for --file, --file-write and --tmpfs"],
     ["--anon 1Mi --keep-file x", "--keep-file is for --tmpfs and --file-write"],
     ["--tmpfs 1Mi --keep-file x --workers 2", "--keep-file and --workers cannot be used together"],
@@ -547,7 +568,7 @@ describe("the command line", () => {
     expect(stress("--version").stdout).toMatch(/^stress \d+\.\d+\.\d+ \(oomlab; memory flags of stress 1\.0\.7\)\n$/);
   });
 
-  test.for<string>([
+  test.concurrent.for<string>([
     "-m 1 -n",
     "-m 2 -n -v",
     "-m 24b -n -q --backoff 0",
@@ -580,18 +601,19 @@ describe("the command line", () => {
     "--nonsense",
     "-h",
     "--",
-  ])("does what the stress tool does with %s", needs("the stress tool", existsSync(tool)), (line) => {
-    const of = (file: string): object => {
+  ])("does what the stress tool does with %s", needs("the stress tool", existsSync(tool)), async (line) => {
+    const of = async (file: string): Promise<object> => {
       // The tool reaps its workers only where it leads its process group.
-      const { status, stdout, stderr } = spawnSync(file, words(line), {
-        encoding: "utf8",
-        env: {},
-        timeout: 20_000,
+      const { exitCode, stdout, stderr } = await execa(file, words(line), {
+        extendEnv: false,
         detached: true,
-      } as SpawnSyncOptionsWithStringEncoding);
-      return { status, stdout: linesOf(stdout), stderr: linesOf(stderr) };
+        reject: false,
+        timeout: 20_000,
+      });
+      return { exitCode, stdout: linesOf(stdout), stderr: linesOf(stderr) };
     };
-    expect(of(stressPath())).toEqual(of(tool));
+    const [ours, theirs] = await Promise.all([of(stressPath()), of(tool)]);
+    expect(ours).toEqual(theirs);
   });
 
   test(

@@ -122,9 +122,9 @@ describe("what presses", () => {
     expect(turns.map(({ name }) => name)).toEqual(["web: web/i", "web: web/a", "web: web/b"]);
     const planned = plan(turns[1]!);
     expect(planned.processes.map(({ name, argv }) => [name, argv.join(" ")])).toEqual([
-      ["web/i", "--anon 4096"],
-      ["web/a", `--anon ${80 * mebibyte}`],
-      ["web/b", "--anon 4096 --hold forever"],
+      ["web/i", "--anon 4096 --no-reserve"],
+      ["web/a", `--anon ${80 * mebibyte} --no-reserve`],
+      ["web/b", "--anon 4096 --no-reserve --hold forever"],
     ]);
   });
 
@@ -132,7 +132,9 @@ describe("what presses", () => {
     expect(turnsOf(read(manifest("web", [{ name: "a" }]))).map(({ name }) => name)).toEqual(["web"]);
     const stated = read({ name: "x", pods: [{ manifest: manifest("web", [{ name: "a" }]), pressure: {} }] });
     expect(turnsOf(stated)).toEqual([stated]);
-    expect(plan(stated).processes.map(({ argv }) => argv.join(" "))).toEqual(["--anon 4096 --hold forever"]);
+    expect(plan(stated).processes.map(({ argv }) => argv.join(" "))).toEqual([
+      "--anon 4096 --no-reserve --hold forever",
+    ]);
   });
 
   test("a plan shows all turns as one, with the largest container pressed", () => {

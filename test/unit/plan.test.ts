@@ -113,6 +113,16 @@ describe("safety", () => {
     expect(processes).toHaveLength(1);
   });
 
+  test("swap: 0 needs a machine of its own only where this one has swap", () => {
+    const yaml = `machine: { swap: 0 }\ncgroups: { app: { memory.max: 90Mi } }\n${hog}`;
+    expect(plan(yaml).skip).toBeNull();
+    const auto = plan(yaml, machineWith({ swapTotal: 2 ** 30 }), { machine: "auto" });
+    expect(auto).toMatchObject({ machine: "vm", skip: null, vm: { swap: null } });
+    expect(plan(yaml, machineWith({ swapTotal: 2 ** 30 })).skip).toBe(
+      "it needs a VM of its own: it states that the machine has no swap",
+    );
+  });
+
   test("--allow-host-oom takes a process without a limit, if the memory is there", () => {
     const yaml = "processes: { hog: { stress: { anon: 1Mi } } }";
     expect(plan(yaml, machineWith(), { allowHostOom: true }).skip).toBeNull();
@@ -159,10 +169,9 @@ describe("privileges", () => {
     expect(plan(yaml("oom_score_adj: 500"), caps).skip).toBeNull();
   });
 
-  test("an unreadable kernel log and an unusable controller are reasons", () => {
-    expect(plan(yaml("oom_score_adj: 0"), machineWith({ kmsgProblem: "no permission to read /dev/kmsg" })).skip).toBe(
-      "no permission to read /dev/kmsg",
-    );
+  test("an unreadable kernel log is no reason to skip, an unusable controller is", () => {
+    const closed = machineWith({ kernelLog: null, kmsgProblem: "no permission to read /dev/kmsg" });
+    expect(plan(yaml("oom_score_adj: 0"), closed).skip).toBeNull();
     const caps = machineWith({ cgroupProblems: { 2: "cgroup v2 is not mounted" } }, [1]);
     expect(plan(yaml("oom_score_adj: 0"), caps, v2).skip).toBe("cgroup v2 is not mounted");
     expect(plan(yaml("oom_score_adj: 0"), caps).cgroupVersion).toBe(1);
@@ -174,7 +183,7 @@ describe("workloads", () => {
     const { processes } = plan(
       "cgroups: { app: { memory.max: 200Mi } }\nprocesses: { hog: { cgroup: app, stress: { anon: 50% } } }",
     );
-    expect(processes[0]).toMatchObject({ argv: ["--anon", "104857600"], bytes: 104857600 });
+    expect(processes[0]).toMatchObject({ argv: ["--anon", "104857600", "--no-reserve"], bytes: 104857600 });
   });
 
   test("all that a stress workload says reaches the worker", () => {
@@ -182,9 +191,22 @@ describe("workloads", () => {
       "cgroups: { app: { memory.max: 200Mi } }\nprocesses: { hog: { cgroup: app, stress: { anon: 1Mi, fileWrite: 2Mi, rate: 50Mi/s, delay: 1s, hold: forever, workers: 2, threads: 2, hugePages: false, populate: true, content: random } } }",
     );
     expect(processes[0]?.argv.join(" ")).toBe(
-      "--anon 1048576 --file-write 2097152 --content random --populate --huge-pages off --rate 52428800/s --delay 1000ms --hold forever --workers 2 --threads 2",
+      "--anon 1048576 --file-write 2097152 --content random --populate --huge-pages off --no-reserve --rate 52428800/s --delay 1000ms --hold forever --workers 2 --threads 2",
     );
     expect(processes[0]).toMatchObject({ bytes: 3145728, workers: 2, waits: true });
+  });
+
+  test.each([
+    ["{ anon: 1Mi }", true],
+    ["{ anon: 1Mi, reserve: true }", false],
+    ["{ file: 1Mi, shm: 1Mi }", true],
+    // Nothing of it would be reserved.
+    ["{ file: 1Mi, shmem: 1Mi }", false],
+  ])("%s is mapped without reservation: %s", (stress, expected) => {
+    const { processes } = plan(
+      `cgroups: { app: { memory.max: 200Mi } }\nprocesses: { hog: { cgroup: app, stress: ${stress} } }`,
+    );
+    expect(processes[0]?.argv.includes("--no-reserve")).toBe(expected);
   });
 
   test("a command keeps its own words", () => {

@@ -598,6 +598,17 @@ describe("YAML", () => {
     expect(refusal("processes: &p { hog: *p }")).toContain("unknown key");
   });
 
+  test("reserve without a kind that the kernel reserves is refused", () => {
+    expect(refusal("processes: { p: { stress: { file: 1Mi, reserve: true } } }")).toMatchInlineSnapshot(`
+      "
+      x.yaml:1:27 processes.p.stress: reserve is for anon, shared, shm, mlock, brk: expected one of them beside it
+          processes: { p: { stress: { file: 1Mi, reserve: true } } }
+                                    ^
+      "
+    `);
+    expect(refusal("processes: { p: { stress: { file: 1Mi, anon: 1Mi, reserve: true } } }")).toBe("accepted");
+  });
+
   test("a file full of mistakes is told up to 200 of them", () => {
     const error = thrown(Array.from({ length: 5000 }, (_, index) => `wrong${index}: x`).join("\n"));
     expect(error?.errors).toHaveLength(200);
@@ -625,7 +636,7 @@ expect: { exit: { constructor: 0 } }
         x.yaml:3:19 processes.p.toString: unknown key; known here: cgroup, stress, node, command, oom_score_adj, user, cpuset, mempolicy, rlimits
             processes: { p: { toString: 1, stress: { valueOf: 1, anon: 1 } } }
                               ^
-        x.yaml:3:42 processes.p.stress.valueOf: unknown key; known here: anon, shared, file, fileWrite, shmem, tmpfs, shm, mlock, hugetlb, stack, brk, pipes, sockets, kernelStacks, touch, stride, content, populate, hugePages, rate, delay, hold, steps, retouch, repeat, workers, threads, shareVm, exitMainThread, dir
+        x.yaml:3:42 processes.p.stress.valueOf: unknown key; known here: anon, shared, file, fileWrite, shmem, tmpfs, shm, mlock, hugetlb, stack, brk, pipes, sockets, kernelStacks, touch, stride, content, populate, hugePages, reserve, rate, delay, hold, steps, retouch, repeat, workers, threads, shareVm, exitMainThread, dir
             processes: { p: { toString: 1, stress: { valueOf: 1, anon: 1 } } }
                                                      ^
         "

@@ -141,6 +141,7 @@ expect:
                 "populate": false,
                 "rate": null,
                 "repeat": 1,
+                "reserve": false,
                 "retouchMs": null,
                 "shareVm": 0,
                 "steps": null,
@@ -276,7 +277,7 @@ describe("processes", () => {
 
   test("have every setting of the native worker", () => {
     const process = withProcess(
-      "{ stress: { anon: 256Mi, touch: every, stride: 64, content: random, populate: true, hugePages: false, rate: 50Mi/s, delay: 1s, hold: 500ms, retouch: 1m, repeat: 2, workers: 3, threads: 4, shareVm: 1, exitMainThread: true, dir: /var/tmp } }",
+      "{ stress: { anon: 256Mi, touch: every, stride: 64, content: random, populate: true, hugePages: false, reserve: true, rate: 50Mi/s, delay: 1s, hold: 500ms, retouch: 1m, repeat: 2, workers: 3, threads: 4, shareVm: 1, exitMainThread: true, dir: /var/tmp } }",
     );
     expect(process?.workload).toEqual({
       kind: "stress",
@@ -287,6 +288,7 @@ describe("processes", () => {
         content: "random",
         populate: true,
         hugePages: false,
+        reserve: true,
         rate: 52_428_800,
         steps: null,
         delayMs: 1000,

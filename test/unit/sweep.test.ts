@@ -240,6 +240,10 @@ describe("the model", () => {
   test.each([
     ["command: 'true'", "the model does not know what the command of process hog takes"],
     ["stress: { tmpfs: 1Mi }", "the model knows no tmpfs, which outlives its process, and process hog asks for it"],
+    [
+      "stress: { anon: 1Mi, reserve: true }",
+      "the model knows no memory that the kernel may refuse, and process hog states reserve: true",
+    ],
     ["stress: { anon: 1Mi, repeat: 3 }", "the model knows no repetition, and process hog repeats 3 times"],
     ["stress: { anon: 9Mi, steps: 1Mi/1s }", "the model knows no growth in steps, and process hog asks for it"],
   ])("refuses %s", (workload, problem) => {

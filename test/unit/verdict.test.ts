@@ -374,6 +374,34 @@ describe("ends", () => {
     });
   });
 
+  test.each<[string, { overcommit?: number | null; errno?: string; argv?: string[]; rlimit?: string }, boolean]>([
+    ["is 2 and it asked for no reservation", { overcommit: 2 }, true],
+    ["is 0", { overcommit: 0 }, false],
+    ["is not known", { overcommit: null }, false],
+    ["is not in the record", {}, false],
+    ["is 2 and it asked for reservation", { overcommit: 2, argv: ["--anon", "1"] }, false],
+    ["is 2 and its RLIMIT_AS may have refused it too", { overcommit: 2, rlimit: "AS" }, false],
+    ["is 2 and it failed otherwise", { overcommit: 2, errno: "EPERM" }, false],
+  ])(
+    "a worker's ENOMEM is noted with the sysctl that allows it only where vm.overcommit_memory %s",
+    (_, given, noted) => {
+      const { errno = "ENOMEM", argv = ["--anon", "1", "--no-reserve"], rlimit } = given;
+      const record = changed((event) => {
+        if (event.type === "run") {
+          if (event.capabilities && given.overcommit !== undefined)
+            event.capabilities.overcommitMemory = given.overcommit;
+          for (const process of event.plan.processes)
+            Object.assign(process, { argv, rlimits: rlimit === undefined ? [] : [{ resource: rlimit, value: 1 }] });
+        }
+        return event.type === "worker" && event.report.type === "progress"
+          ? { ...event, report: { type: "error", pid: event.report.pid, op: "mmap", errno, touched: 0 } }
+          : event;
+      });
+      const note = expect.stringContaining("`sysctl vm.overcommit_memory=0` allows it");
+      expect(judge(record).notes).toEqual(noted ? expect.arrayContaining([note]) : expect.not.arrayContaining([note]));
+    },
+  );
+
   test("an expected kill that did not come is a failure where all was touched, and proves nothing where a worker gave up", () => {
     const without = (touched: boolean): Verdict =>
       judge(

@@ -2,10 +2,11 @@
 import { explainKill, findOomKills, type OomKill } from "../../kmsg/index.ts";
 import type { Plan, PlannedProcess } from "../../plan.ts";
 import { eventsOf, type RunEvent } from "../../record.ts";
-import { counterOf, eventWords, kernelLine } from "../evidence.ts";
+import { counterOf, eventWords, kernelLine, signOf } from "../evidence.ts";
 import type { Check, Kill, ScenarioResult, Status, Verdict } from "../index.ts";
 import {
   marks,
+  pidWords,
   sentence,
   sizeWords,
   statusWords,
@@ -13,6 +14,7 @@ import {
   telltaleChecks,
   timeWords,
   valueWords,
+  victimName,
   whereWords,
 } from "../words.ts";
 import { clip, escape } from "./escape.ts";
@@ -214,7 +216,7 @@ function killsList({ verdict, record }: ScenarioResult, lines: Cited, bounds: Bo
             .slice(0, bounds.kills)
             .map(
               (kill) =>
-                `<li>${escape(`${kill.kind}: pid ${kill.victim.pid} (${kill.victim.comm})${kill.taskMemcg === null ? "" : ` in ${kill.taskMemcg}`}`)} ${cites(kill.evidence, lines, bounds.links)}</li>`,
+                `<li>${escape(`${kill.kind}: ${pidWords(kill.victim)}${kill.taskMemcg === null ? "" : ` in ${kill.taskMemcg}`}`)} ${cites(kill.evidence, lines, bounds.links)}</li>`,
             ),
           "</ul>",
         ]),
@@ -233,7 +235,7 @@ function oneKill(kill: Kill, detailed: OomKill | undefined, lines: Cited, { link
     ["limit of", kill.limit],
     ["oom_memcg", kill.oomMemcg],
     ["task_memcg", kill.taskMemcg],
-    ["victim", `pid ${victim.pid} (${victim.comm})${victim.uid === null ? "" : `, uid ${victim.uid}`}`],
+    ["victim", `${pidWords(victim)}${victim.uid === null ? "" : `, uid ${victim.uid}`}`],
     ["anon-rss", size(victim.anonRss)],
     ["file-rss", size(victim.fileRss)],
     ["shmem-rss", size(victim.shmemRss)],
@@ -245,10 +247,17 @@ function oneKill(kill: Kill, detailed: OomKill | undefined, lines: Cited, { link
     ["group kill", kill.group ? "yes (memory.oom.group)" : null],
     ["time", kill.atMs === null ? null : `${timeWords(kill.atMs)} after the first process started`],
     ["witnesses", kill.witnesses.join(", ")],
-    ["not in the log", kill.missing.length === 0 ? null : kill.missing.join(", ")],
+    [
+      "not in the log",
+      !kill.witnesses.includes("kmsg")
+        ? "all of it: the kernel log was not readable"
+        : kill.missing.length === 0
+          ? null
+          : kill.missing.join(", "),
+    ],
   ];
   return [
-    `<h4>${escape(`${kill.process ?? victim.comm}, pid ${victim.pid}`)}</h4>`,
+    `<h4>${escape(`${victimName(kill)}${victim.pid === null ? "" : `, pid ${victim.pid}`}`)}</h4>`,
     ...(detailed === undefined
       ? []
       : ['<ul class="words">', ...explainKill(detailed).map((words) => `<li>${escape(words)}</li>`), "</ul>"]),
@@ -315,7 +324,7 @@ function timelineFigure({ verdict, plan, record }: ScenarioResult, id: string, l
 function happenings(record: readonly RunEvent[], verdict: Verdict, lines: Cited): string[] {
   const kills = new Map<number, Kill>();
   for (const kill of verdict.observed?.kills ?? []) {
-    const first = record.find(({ line, type }) => type === "kmsg" && kill.evidence.includes(line));
+    const first = signOf(kill, record);
     if (first) kills.set(first.line, kill);
   }
   const start = eventsOf(record, "process-start")[0]?.t ?? 0;
@@ -340,7 +349,7 @@ function happenings(record: readonly RunEvent[], verdict: Verdict, lines: Cited)
   const items = events.slice(0, eventsShown).map((event) => {
     const kill = kills.get(event.line);
     const words = kill
-      ? `<strong>OOM kill of ${escape(kill.process ?? kill.victim.comm)}</strong>${kill.limit === null ? "" : ` for the limit of ${escape(kill.limit)}`}`
+      ? `<strong>OOM kill of ${escape(victimName(kill))}</strong>${kill.limit === null ? "" : ` for the limit of ${escape(kill.limit)}`}`
       : escape(clip(eventWords(event), lineLength));
     const anchor = lines.anchor(event.line);
     const ms = (event.t - start) / 1000;

@@ -4,8 +4,9 @@
  */
 import type { Plan } from "../../plan.ts";
 import { type EventOf, eventsOf, type RunEvent } from "../../record.ts";
+import { signOf } from "../evidence.ts";
 import type { Kill, Verdict } from "../index.ts";
-import { sizeWords, timeWords } from "../words.ts";
+import { sizeWords, timeWords, victimName } from "../words.ts";
 import { clip, escape } from "./escape.ts";
 
 /** In the SVG's own units: about a phone's width, so that text keeps its size there. */
@@ -152,10 +153,9 @@ function panelOf(cgroup: string, group: EventOf<"counters">[]): Panel {
 /** What happened at a moment: kills, timeouts, steps, and the ends of processes that no kill explains. */
 function marksOf(record: readonly RunEvent[], verdict: Verdict, scale: Scale): Mark[] {
   const killed = new Set(verdict.observed?.kills.map(({ victim }) => victim.pid));
-  const lines = new Map(record.map((event) => [event.line, event]));
-  const kills = (verdict.observed?.kills ?? []).flatMap(({ evidence, process, victim }): Mark[] => {
-    const first = evidence.map((line) => lines.get(line)).find((event) => event?.type === "kmsg");
-    return first ? [{ t: first.t, text: `OOM kill of ${process ?? victim.comm}`, kill: true }] : [];
+  const kills = (verdict.observed?.kills ?? []).flatMap((kill): Mark[] => {
+    const first = signOf(kill, record);
+    return first ? [{ t: first.t, text: `OOM kill of ${victimName(kill)}`, kill: true }] : [];
   });
   const others = record.flatMap((event): Mark[] => {
     const { t } = event;
