@@ -139,6 +139,12 @@ function homeOnV2(
   }
 }
 
+/** Root of a user namespace, as in a rootless container: root's rights end with it (user_namespaces(7)). */
+export function isRootless(root: string = "/"): boolean {
+  const map = readOr(join(root, "proc/self/uid_map"), "");
+  return process.getuid?.() === 0 && map !== "" && !/^\s*0\s+0\s+4294967295\s*$/.test(map);
+}
+
 /** Why no cgroup can be made in a directory, in words, or null. `only`: this error alone counts. */
 function unwritable(directory: string, only?: string): string | null {
   try {
@@ -150,7 +156,7 @@ function unwritable(directory: string, only?: string): string | null {
     if (code === "EROFS")
       return `the cgroup filesystem at ${directory} is mounted read-only (a container: run it with --privileged)`;
     if (code === "EACCES" || code === "EPERM")
-      return `no permission to make a cgroup in ${directory}: run oomlab as root`;
+      return `no permission to make a cgroup in ${directory}: ${isRootless() ? "run the container as root" : "run oomlab as root"}`;
     return `no cgroup can be made in ${directory}: ${(error as Error).message}`;
   }
 }
