@@ -28,6 +28,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("readKmsg", MakeReadKmsg(env));
   method("seekEnd", SeekEnd);
   method("fsMagic", FsMagic);
+  method("xattr", Xattr);
   method("lock", Lock);
   method("setParentDeathSignal", SetParentDeathSignal);
   method("setChildSubreaper", SetChildSubreaper);

@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/vfs.h>
+#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -87,6 +88,17 @@ Napi::Value FsMagic(const Napi::CallbackInfo& info) {
     throw SystemError(info.Env(), path + ": ", "statfs", errno, path);
   }
   return Napi::Number::New(info.Env(), static_cast<uint32_t>(fs.f_type));
+}
+
+Napi::Value Xattr(const Napi::CallbackInfo& info) {
+  const std::string path = ToText(info[0], "path");
+  const std::string name = ToText(info[1], "name");
+  char value[4096];
+  const ssize_t size = getxattr(path.c_str(), name.c_str(), value, sizeof value);
+  if (size >= 0) return Napi::String::New(info.Env(), value, static_cast<size_t>(size));
+  // A file system without extended attributes has none of this name either.
+  if (errno == ENODATA || errno == ENOTSUP) return info.Env().Null();
+  throw SystemError(info.Env(), path + ": ", "getxattr", errno, path);
 }
 
 Napi::Value SetParentDeathSignal(const Napi::CallbackInfo& info) {

@@ -13,6 +13,7 @@ Napi::Value Socketpair(const Napi::CallbackInfo& info);
 Napi::Value SendDatagram(const Napi::CallbackInfo& info);
 Napi::Value Lock(const Napi::CallbackInfo& info);
 Napi::Value FsMagic(const Napi::CallbackInfo& info);
+Napi::Value Xattr(const Napi::CallbackInfo& info);
 
 // Of this process.
 Napi::Value SetParentDeathSignal(const Napi::CallbackInfo& info);

@@ -2,6 +2,7 @@
  * `npm run build`: src -> dist.
  *
  *   *.js, *.d.ts     the library (tsc)
+ *   *index.d.cts     its types for `require` under moduleResolution node16
  *   cli-HASH.cjs     the command line with its packages, one file
  *   explain-HASH.cjs the same with `explain` alone, which starts sooner
  *   *-HASH-NODE-ARCH.cache   V8's compiled code of them, as this Node makes it
@@ -24,7 +25,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { createRequire } from "node:module";
 import { build } from "esbuild";
 
@@ -125,6 +126,27 @@ function place(name, content, mode = 0o644) {
 mkdirSync(dist, { recursive: true });
 node(join(root, "node_modules/typescript/bin/tsc"), "-p", "tsconfig.build.json");
 
+/**
+ * Types for `require`: under moduleResolution node16 a CommonJS file may take values from no ES module. Each value is
+ * declared anew, with the ES module's type.
+ * @param {string} name
+ */
+async function placeCommonTypes(name) {
+  const values = Object.entries(await import(pathToFileURL(join(dist, `${name}.js`)).href));
+  const mode = '{ "resolution-mode": "import" }';
+  const lines = values.flatMap(([value, what]) => [
+    `export declare const ${value}: Module["${value}"];`,
+    ...(/^class\b/.test(String(what)) ? [`export type ${value} = InstanceType<Module["${value}"]>;`] : []),
+  ]);
+  const head = [
+    `export type * from "./index.js" with ${mode};`,
+    `type Module = typeof import("./index.js", { with: ${mode} });`,
+  ];
+  place(`${name}.d.cts`, `${[...head, ...lines].join("\n")}\n`);
+}
+
+await placeCommonTypes("index");
+await placeCommonTypes("kmsg/index");
 place("workload.cjs", await bundle("workload.ts"));
 const wrapper = { open: "(function(exports,require,module,__filename,__dirname){", close: "})" };
 const launcher = readFileSync(join(root, "scripts/launcher.cjs"), "utf8");

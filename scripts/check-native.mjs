@@ -45,6 +45,7 @@ function warnings() {
 const presses = [
   ...["anon", "shared", "brk", "shmem", "shm", "tmpfs", "file", "file-write"].map((kind) => [`--${kind}`, "8Mi"]),
   ...["stack", "mlock", "pipes", "sockets", "tcp", "kernel-stacks"].map((kind) => [`--${kind}`, "1Mi"]),
+  ...["anon", "shared", "brk", "shm", "mlock"].map((kind) => [`--${kind}`, "1Mi", "--no-reserve"]),
   ["--anon", "16Mi", "--populate", "--threads", "2", "--workers", "2"],
   ["--anon", "4Mi", "--rate", "40Mi/s", "--delay", "10ms", "--retouch", "20ms", "--hold", "100ms"],
   ["--anon", "4Mi", "--content", "random", "--touch", "every", "--steps", "1Mi/10ms", "--repeat", "2"],

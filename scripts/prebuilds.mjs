@@ -28,6 +28,9 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const compilers = { x64: "x86_64-linux-gnu-g++", arm64: "aarch64-linux-gnu-g++" };
 const chosen = process.argv.slice(2);
 
+/** Something is missing here: printed without a stack trace. */
+class PackageError extends Error {}
+
 /** What a prebuild depends on. @param {string} compiler */
 function hash(compiler) {
   const sum = createHash("sha256").update(compiler);
@@ -41,10 +44,12 @@ function hash(compiler) {
 /** Compiles for one architecture, unless what is there was made of the same. @param {string} arch */
 function build(arch) {
   const compiler = compilers[arch];
-  if (!compiler) throw new Error(`no prebuild for ${arch}: expected ${Object.keys(compilers).join(" or ")}`);
+  if (!compiler) throw new PackageError(`no prebuild for ${arch}: expected ${Object.keys(compilers).join(" or ")}`);
   const { stdout, error } = spawnSync(compiler, ["--version"], { encoding: "utf8" });
   if (error)
-    throw new Error(`no ${compiler}: apt-get install g++-${compiler.replace(/-g\+\+$/, "").replace("_", "-")}`);
+    throw new PackageError(
+      `the native part for ${arch} needs the compiler ${compiler}: apt-get install g++-${compiler.replace(/-g\+\+$/, "").replace("_", "-")}`,
+    );
   const folder = join(root, `prebuilds/linux-${arch}`);
   const stamp = join(root, `prebuilds/${arch}.stamp`);
   const key = hash(stdout);
@@ -72,7 +77,7 @@ function build(arch) {
         env: { ...process.env, CXX: compiler, CC: compiler.replace("g++", "gcc") },
       },
     );
-    if (status !== 0) throw new Error(`the native part does not compile for ${arch} (see above)`);
+    if (status !== 0) throw new PackageError(`the native part does not compile for ${arch} (see above)`);
     mkdirSync(folder, { recursive: true });
     for (const file of ["oomlab.node", "stress", "init"]) {
       copyFileSync(join(work, "native/build/Release", file), join(folder, file));
@@ -86,5 +91,12 @@ function build(arch) {
   }
 }
 
-if (process.platform !== "linux") throw new Error("the package is made on Linux: its native part is compiled there");
-for (const arch of chosen.length > 0 ? chosen : Object.keys(compilers)) build(arch);
+try {
+  if (process.platform !== "linux")
+    throw new PackageError("the package is made on Linux: its native part is compiled there");
+  for (const arch of chosen.length > 0 ? chosen : Object.keys(compilers)) build(arch);
+} catch (error) {
+  if (!(error instanceof PackageError)) throw error;
+  process.stderr.write(`prebuilds: ${error.message}\n`);
+  process.exitCode = 3;
+}

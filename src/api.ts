@@ -1,5 +1,14 @@
 /** Wires the stages: scenarios -> plans -> machine -> record -> verdict -> reports. */
-export { report, type ReportOptions } from "./api/report.ts";
-export { run, type RunOptions } from "./api/run.ts";
+export { report, type ReportOptions, type ReportResult } from "./api/report.ts";
+export { run, runDefaults, type RunOptions, type RunResult } from "./api/run.ts";
 export { type Streams, version } from "./api/streams.ts";
-export { type GridOptions, predict, type PredictOptions, sweep, type SweepOptions } from "./api/sweep.ts";
+export {
+  type GridOptions,
+  type GridPoint,
+  type GridResult,
+  predict,
+  type PredictOptions,
+  reportPrediction,
+  sweep,
+  type SweepOptions,
+} from "./api/sweep.ts";

@@ -1,7 +1,7 @@
 /** argv -> api -> exit status. Only this file and cli/ read argv, environment and standard streams. */
 import { setFlagsFromString } from "node:v8";
 import { Argument, Command, CommanderError, Option } from "commander";
-import type { GridOptions, RunOptions, Streams } from "./api.ts";
+import type { GridOptions, RunOptions, Streams, SweepOptions } from "./api.ts";
 import { version } from "./api/streams.ts";
 import {
   cgroupVersion,
@@ -18,11 +18,11 @@ import {
   someTime,
   steps,
 } from "./cli/arguments.ts";
-import { incomplete, standardStreams } from "./cli/streams.ts";
+import { incomplete, standardStreams } from "./api/standard.ts";
 import { OomlabError } from "./errors.ts";
 import { reporters } from "./report/index.ts";
 
-export { isWritten } from "./cli/streams.ts";
+export { isWritten } from "./api/standard.ts";
 
 /** Runs one command line (without node and script); resolves to its exit status. */
 export async function main(argv: string[]): Promise<number> {
@@ -77,8 +77,8 @@ export function commands(streams: Streams, exit: (status: number) => void): Comm
       writeOut: (text) => streams.stdout.write(text),
       writeErr: (text) => streams.stderr.write(text),
     });
-  const reporter = (): Option =>
-    new Option("--reporter <name[=file]>", `${Object.keys(reporters).join(", ")}; repeatable; without =file on stdout`)
+  const reporter = (names = Object.keys(reporters)): Option =>
+    new Option("--reporter <name[=file]>", `${names.join(", ")}; repeatable; without =file on stdout`)
       .argParser(collect)
       .default([] as string[], "terminal");
 
@@ -111,7 +111,8 @@ export function commands(streams: Streams, exit: (status: number) => void): Comm
     .option("--allow-node-oom", "machine kubernetes: run on the node what could drain it")
     .option("-v, --verbose", "say more on stderr")
     .action(async (paths: string[], flags: RunFlags) => {
-      const run = async (): Promise<number> => (await import("./api.ts")).run(runOptions(paths, flags), streams);
+      const run = async (): Promise<number> =>
+        (await (await import("./api.ts")).run(runOptions(paths, flags), streams)).exitCode;
       exit(await (flags.dryRun ? soonOver(run) : run()));
     });
 
@@ -129,11 +130,7 @@ export function commands(streams: Streams, exit: (status: number) => void): Comm
       .option("-g, --grep <regexp>", "the scenario of that name, where the file holds several", regexp)
       .option("--timeout <duration>", "for each point, e.g. 90s (default: 60s)", someTime)
       .option("--cgroup <version>", "v1 or v2", cgroupVersion)
-      .addOption(
-        new Option("--reporter <name[=file]>", "terminal, csv, json, html; repeatable; without =file on stdout")
-          .argParser(collect)
-          .default([] as string[], "terminal"),
-      );
+      .addOption(reporter(["terminal", "csv", "json", "html"]));
 
   grid(program.command("sweep").description("run a scenario over a range of its numbers, tell where the outcome flips"))
     .addOption(
@@ -150,7 +147,7 @@ export function commands(streams: Streams, exit: (status: number) => void): Comm
     .option("--list", "list the points, run nothing")
     .option("-v, --verbose", "say more on stderr")
     .action(async (path: string, flags: SweepFlags) => {
-      const options = {
+      const options: SweepOptions = {
         ...gridOptions(path, flags),
         machine: flags.machine,
         jobs: flags.jobs,
@@ -160,7 +157,7 @@ export function commands(streams: Streams, exit: (status: number) => void): Comm
         ...(flags.kernel === undefined ? {} : { kernel: flags.kernel }),
         ...(flags.output === undefined ? {} : { output: flags.output }),
       };
-      exit(await (await import("./api.ts")).sweep(options, streams));
+      exit((await (await import("./api.ts")).sweep(options, streams)).exitCode);
     });
 
   grid(
@@ -180,35 +177,35 @@ export function commands(streams: Streams, exit: (status: number) => void): Comm
         ...(stall === undefined ? {} : { stallMs: stall }),
         ...(touchRate === undefined ? {} : { touchRate }),
       };
-      exit(await (await import("./api.ts")).predict({ ...gridOptions(path, flags), node }, streams));
+      exit(await (await import("./api.ts")).reportPrediction({ ...gridOptions(path, flags), node }, streams));
     });
 
   program
     .command("explain")
     .description("read a kernel log, tell every OOM kill in it")
     .argument("[file]", "a log file; - or nothing: stdin", "-")
-    .addOption(new Option("--reporter <name>", "output form").choices(["terminal", "json"]).default("terminal"))
+    .addOption(reporter(["terminal", "json"]))
     .addOption(
       new Option("--format <name>", "the words of the terminal reporter: plain, or those of kernels 4.6 to 5.0")
         .choices(["plain", "classic"])
         .default("plain"),
     )
     .option("--details", "add memory, tasks, score and group members (json)")
-    .action(async (file: string, flags: { reporter: string; format: string; details?: boolean }) =>
+    .action(async (file: string, flags: { reporter: string[]; format: string; details?: boolean }) =>
       exit(await (await import("./cli/explain.ts")).explain(file, flags, streams)),
     );
 
   program
     .command("watch")
     .description("tell OOM kills on this machine as they happen")
-    .addOption(new Option("--reporter <name>", "output form").choices(["terminal", "ndjson"]).default("terminal"))
+    .addOption(reporter(["terminal", "ndjson"]))
     .addOption(
       new Option("--since <time>", "boot: also what the kernel's log still has")
         .choices(["now", "boot"])
         .default("now"),
     )
     .option("--exec <command>", "run a program, with arguments, for each kill: the kill as JSON on its standard input")
-    .action(async (flags: { reporter: string; since: string; exec?: string }) => {
+    .action(async (flags: { reporter: string[]; since: string; exec?: string }) => {
       exit(await (await import("./cli/watch.ts")).watch(flags, streams));
     });
 
@@ -228,11 +225,11 @@ export function commands(streams: Streams, exit: (status: number) => void): Comm
     .action(async (paths: string[], flags: { reporter: string[]; merge?: true | string[]; failOnSkipped?: true }) => {
       const options = {
         paths: [...paths, ...(Array.isArray(flags.merge) ? flags.merge : [])],
-        reporters: flags.reporter,
+        ...reportersOf(flags),
         merge: flags.merge !== undefined,
         failOnSkipped: flags.failOnSkipped ?? false,
       };
-      exit(await (await import("./api.ts")).report(options, streams));
+      exit((await (await import("./api.ts")).report(options, streams)).exitCode);
     });
 
   program
@@ -254,8 +251,8 @@ export function commands(streams: Streams, exit: (status: number) => void): Comm
   program
     .command("doctor")
     .description("what this machine can run, what it lacks, and how to get it")
-    .addOption(new Option("--reporter <name>", "output form").choices(["terminal", "json"]).default("terminal"))
-    .action(async (flags: { reporter: string }) =>
+    .addOption(reporter(["terminal", "json"]))
+    .action(async (flags: { reporter: string[] }) =>
       exit(await (await import("./cli/doctor.ts")).doctor(flags, streams)),
     );
 
@@ -285,8 +282,8 @@ export function commands(streams: Streams, exit: (status: number) => void): Comm
 }
 
 interface RunFlags {
-  machine: RunOptions["machine"];
-  cgroup?: RunOptions["cgroup"];
+  machine: NonNullable<RunOptions["machine"]>;
+  cgroup?: NonNullable<RunOptions["cgroup"]>;
   kernel: string[];
   reporter: string[];
   grep?: RegExp;
@@ -328,7 +325,7 @@ async function soonOver<Result>(work: () => Promise<Result>): Promise<Result> {
 }
 
 interface SweepFlags extends GridFlags {
-  machine: RunOptions["machine"];
+  machine: NonNullable<SweepOptions["machine"]>;
   kernel?: string;
   jobs: number;
   output?: string;
@@ -350,37 +347,42 @@ const gridOptions = (
 ): GridOptions => ({
   path,
   vary,
-  steps: steps ?? [],
   scale,
-  reporters: reporter,
+  ...reportersOf({ reporter }),
+  ...(steps === undefined ? {} : { steps }),
   ...(grep === undefined ? {} : { grep }),
   ...(timeout === undefined ? {} : { timeoutMs: timeout }),
   ...(cgroup === undefined ? {} : { cgroup }),
 });
 
+/** Where none is named the default's is left out. */
+const reportersOf = ({ reporter }: { reporter: string[] }): { reporters?: string[] } =>
+  reporter.length > 0 ? { reporters: reporter } : {};
+
 function runOptions(paths: string[], flags: RunFlags): RunOptions {
+  const { machine, kernel, tag, jobs, retries, repeatEach } = flags;
+  const { cgroup, grep, timeout, output, shard: part, node } = flags;
   return {
     paths,
-    // Another kernel than this one is a VM's.
-    machine: flags.kernel.length > 0 && flags.machine === "auto" ? "vm" : flags.machine,
-    cgroup: flags.cgroup ?? [],
-    kernels: flags.kernel,
-    reporters: flags.reporter,
-    tags: flags.tag,
-    jobs: flags.jobs,
-    retries: flags.retries,
-    repeatEach: flags.repeatEach,
+    machine,
+    kernels: kernel,
+    ...reportersOf(flags),
+    tags: tag,
+    jobs,
+    retries,
+    repeatEach,
     bail: flags.x ?? false,
     list: flags.list ?? false,
     dryRun: flags.dryRun ?? false,
     failOnSkipped: flags.failOnSkipped ?? false,
     allowHostOom: flags.allowHostOom ?? false,
     allowNodeOom: flags.allowNodeOom ?? false,
-    ...(flags.node === undefined ? {} : { node: flags.node }),
     verbose: flags.verbose ?? false,
-    ...(flags.grep ? { grep: flags.grep } : {}),
-    ...(flags.timeout === undefined ? {} : { timeoutMs: flags.timeout }),
-    ...(flags.output === undefined ? {} : { output: flags.output }),
-    ...(flags.shard ? { shard: flags.shard } : {}),
+    ...(cgroup === undefined ? {} : { cgroup }),
+    ...(grep === undefined ? {} : { grep }),
+    ...(timeout === undefined ? {} : { timeoutMs: timeout }),
+    ...(output === undefined ? {} : { output }),
+    ...(part === undefined ? {} : { shard: part }),
+    ...(node === undefined ? {} : { node }),
   };
 }

@@ -122,6 +122,8 @@ export interface Addon {
   seekEnd(fd: number): void;
   /** statfs(2).f_type, e.g. 0x63677270 = CGROUP2_SUPER_MAGIC, 0x27e0eb = CGROUP_SUPER_MAGIC. */
   fsMagic(path: string): number;
+  /** getxattr(2), as text; null where the file has no such attribute, or only CAP_SYS_ADMIN may read it (`trusted.*`). */
+  xattr(path: string, name: string): string | null;
   /** flock(LOCK_EX | LOCK_NB): false when another open file holds it. */
   lock(fd: number): boolean;
   /** prctl(PR_SET_PDEATHSIG) of this process. */

@@ -71,6 +71,8 @@ export interface Capabilities {
   oomScoreAdj: number;
   /** vm.overcommit_memory; null where it cannot be read, absent in records of old. */
   overcommitMemory?: number | null;
+  /** RLIMIT_MEMLOCK in bytes; null: no limit. Absent in records of old. */
+  memlock?: number | null;
   /** Free huge pages of the default size, in bytes. */
   hugetlbFree: number;
   /** Userspace OOM killers at work here (systemd-oomd, earlyoom ...). */

@@ -131,6 +131,19 @@ export type RunEventBody =
     }
   /** The OOM killer came for a cgroup: on v2 memory.events changed, on v1 `count` notifications by its eventfd. */
   | { type: "oom-event"; cgroup: string; file: string; count: number }
+  /** Userspace OOM killers on this machine, as found when the run ended. `unit`: the systemd unit that one runs in. */
+  | { type: "oom-killers"; running: { name: string; pid: number; unit: string | null }[] }
+  /** A line about a kill that a userspace OOM killer wrote to the journal during the run. `us`: CLOCK_REALTIME. */
+  | { type: "oom-killer-log"; killer: string; pid: number | null; us: number; text: string }
+  /** The journal was searched for such lines; `problem`: why some of them may be missing, null if none is. */
+  | { type: "journal"; problem: string | null; hint: string | null }
+  /** The extended attributes by which oomd and systemd-oomd mark what they kill, of the run's cgroups and those above. `top`: the run's own cgroup, below the hierarchy's mount point. */
+  | {
+      type: "oomd-marks";
+      moment: "before" | "end";
+      top: string;
+      marks: { path: string; name: string; count: number }[];
+    }
   | KubeletEvent
   | { type: "timeout"; ms: number }
   | { type: "interrupted"; reason: string }

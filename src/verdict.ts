@@ -5,6 +5,7 @@
 import type { OomKill } from "./kmsg/index.ts";
 import type { Plan } from "./plan.ts";
 import { eventsOf, type RunEvent } from "./record.ts";
+import { otherEndsOf } from "./verdict/ends.ts";
 import type { EvictionSeen } from "./verdict/evictions.ts";
 import { expectationChecks } from "./verdict/expectations.ts";
 import { type Facts, factsOf } from "./verdict/facts.ts";
@@ -95,10 +96,11 @@ export function judge(events: readonly RunEvent[]): Verdict {
     return skippedVerdict(run.plan, run.plan.machine === "host" ? (run.capabilities?.kernel ?? null) : null);
   const facts = factsOf(run, events);
   const found = oomKillsOf(facts);
-  const workloads = workloadChecks(facts, found.kills);
+  const others = otherEndsOf(facts, found);
+  const workloads = workloadChecks(facts, found.kills, others);
   const unreached = workloads.some(({ status }) => status === "inconclusive");
-  const checks = [...expectationChecks(facts, found, unreached), ...found.doubts, ...workloads];
-  const notes = notesOf(facts, found);
+  const checks = [...expectationChecks(facts, found, others, unreached), ...found.doubts, ...workloads];
+  const notes = notesOf(facts, found, others);
   const base = {
     ...identity(facts.plan, kernelOf(facts)),
     durationMs: eventsOf(events, "end")[0]?.durationMs ?? null,

@@ -24,6 +24,7 @@ const allowed: Readonly<Record<string, readonly string[] | "anything">> = {
   report: ["record", "verdict", "kmsg", "plan", "kubernetes"],
   sweep: ["scenario", "plan", "record", "verdict", "report", "kmsg", "kubernetes"],
   api: ["sweep", "scenario", "plan", "machine", "record", "verdict", "report", "kmsg"],
+  library: ["api", "plan", "report", "scenario", "sweep"],
   cli: ["api", "report", "scenario", "kmsg", "native", "machine"],
   workload: ["native"],
   agent: ["cli"],

@@ -1,4 +1,4 @@
-/** Where reports go: standard output, files, a GitHub job's summary. */
+/** Where reports go: standard output and files. */
 import {
   closeSync,
   existsSync,
@@ -13,57 +13,8 @@ import {
 } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { MachineError, UsageError } from "../errors.ts";
-import { type Output, type Reporter, reporters, type RunInfo } from "../report/index.ts";
+import type { Output } from "../report/index.ts";
 import type { Streams } from "./streams.ts";
-
-export interface OpenReporters {
-  reporters: Reporter[];
-  close(): void;
-}
-
-/**
- * Opens `name` or `name=file`, the terminal's where none is named. Throws UsageError for a name that there is not and for a
- * file that is one of the inputs or another report, MachineError for a file that cannot be written.
- */
-export async function openReporters(
-  specs: string[],
-  streams: Streams,
-  info: RunInfo,
-  use: OutputUse = {},
-): Promise<OpenReporters> {
-  const commands = streams.github?.isRunner
-    ? (await import("../report/github.ts")).guardCommands(streams.stdout, crypto.randomUUID())
-    : null;
-  const { outputs, open, close: closeAll } = openOutputs(specs, Object.keys(reporters), streams, use);
-  const close = (): void => {
-    commands?.end();
-    closeAll();
-  };
-  try {
-    const opened: Reporter[] = [];
-    const around = {
-      summary: null as Output | null,
-      fileName: (file: string) => streams.github?.fileName(file) ?? file,
-    };
-    for (const { name, output } of outputs) {
-      const make = await reporters[name]?.();
-      if (name === "github" && streams.github?.summary !== undefined)
-        around.summary ??= open(
-          streams.github.summary,
-          "append",
-          "GITHUB_STEP_SUMMARY names the file; unset it where there is none",
-        );
-      // A document is not for the runner, and is read by others.
-      const guarded =
-        output === streams.stdout && shares(name) ? commands?.[name === "github" ? "commands" : "text"] : undefined;
-      if (make) opened.push(make(guarded ?? output, info, around));
-    }
-    return { reporters: opened, close };
-  } catch (error) {
-    close();
-    throw error;
-  }
-}
 
 export interface OutputUse {
   /** Files that are read meanwhile; `-` is none. */
@@ -83,7 +34,8 @@ export interface OpenOutputs {
 
 /**
  * Opens what each `name` or `name=file` writes to; no name is the terminal's. A file keeps what it held until something is
- * written, or to the end. Throws as openReporters.
+ * written, or to the end. Throws UsageError for a name that there is
+ * not and for a file that is one of the inputs or another report, MachineError for a file that cannot be written.
  */
 export function openOutputs(
   specs: readonly string[],
@@ -161,7 +113,7 @@ export function openOutputs(
 }
 
 /** Whether a reporter writes lines that others may stand between; all others write a document. */
-const shares = (reporter: string): boolean => reporter === "terminal" || reporter === "github";
+export const shares = (reporter: string): boolean => reporter === "terminal" || reporter === "github";
 
 /** A file, or none yet: devices and pipes take more than one report. */
 const isPlain = (path: string): boolean => !existsSync(path) || statSync(path).isFile();

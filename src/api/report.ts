@@ -3,20 +3,30 @@ import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { UsageError } from "../errors.ts";
 import { eventsOf, parseRecords, type RunEvent } from "../record.ts";
-import { announce, summarize, type Summary } from "../report/index.ts";
+import { announce, type Reporter, summarize, type Summary } from "../report/index.ts";
 import { type RecordHead, type SelectedRecord, selectRecords } from "../report/select.ts";
 import { judge, type Verdict } from "../verdict.ts";
-import { openReporters } from "./outputs.ts";
+import { openReporters } from "./reporters.ts";
 import { type Streams, version } from "./streams.ts";
 
+/** What `oomlab report` takes; all but `paths` has the command's default. */
 export interface ReportOptions {
   /** Records, or folders of them; `-`: standard input. */
   paths: string[];
-  /** `name` or `name=file`. */
-  reporters: string[];
+  /** `name`, `name=file` or an object with hooks. Default: `["terminal"]`; empty: nothing is reported. */
+  reporters?: (string | Reporter)[];
   /** Joins shards and later runs: one result a scenario. */
-  merge: boolean;
-  failOnSkipped: boolean;
+  merge?: boolean;
+  /** A skipped scenario makes the exit status 1. */
+  failOnSkipped?: boolean;
+}
+
+/** What recorded runs came to. */
+export interface ReportResult {
+  /** The command's: 0 all passed, 1 one failed, 3 errored, inconclusive or incomplete. */
+  exitCode: number;
+  verdicts: Verdict[];
+  summary: Summary;
 }
 
 /**
@@ -24,9 +34,9 @@ export interface ReportOptions {
  * Throws OomlabError for what is no record.
  */
 export async function report(
-  { paths, reporters, merge, failOnSkipped }: ReportOptions,
+  { paths, reporters = ["terminal"], merge = false, failOnSkipped = false }: ReportOptions,
   streams: Streams,
-): Promise<number> {
+): Promise<ReportResult> {
   if (paths.length === 0)
     throw new UsageError("name the records to report: oomlab report RECORD...", {
       hint: "`oomlab run --output DIR` writes them",
@@ -71,7 +81,7 @@ export async function report(
     const summary = summarize(verdicts);
     announce(all, lose, (reporter) => reporter.onRunEnd?.(verdicts, summary));
     const status = exitStatus(summary, failOnSkipped);
-    return (reportsLost || missing.length > 0) && status === 0 ? 3 : status;
+    return { exitCode: (reportsLost || missing.length > 0) && status === 0 ? 3 : status, verdicts, summary };
   } finally {
     outputs.close();
   }

@@ -1,5 +1,5 @@
 /** `oomlab run`: scenarios -> plans -> machine -> record -> verdict -> reports. */
-import { openReporters } from "./outputs.ts";
+import { openReporters } from "./reporters.ts";
 import { openRecords, type RecordFolder } from "./records.ts";
 import { exitStatus, noteAttempts } from "./report.ts";
 import { type Streams, version } from "./streams.ts";
@@ -18,62 +18,117 @@ import {
 } from "../machine/index.ts";
 import { type Capabilities, type CgroupVersion, type MachineName, type Plan, planScenario, turnsOf } from "../plan.ts";
 import { recordSchemaVersion, type RunEvent, type RunEventBody, type Selection, type SweepPoint } from "../record.ts";
-import { announce, type Reporter, type RunInfo, summarize } from "../report/index.ts";
+import { closingLine } from "../report/closing.ts";
+import { announce, type Reporter, type RunInfo, summarize, type Summary } from "../report/index.ts";
 import { narrator } from "../report/narrator.ts";
 import { loadScenarios, type Scenario } from "../scenario/index.ts";
 import { judge, type Verdict } from "../verdict.ts";
 
+/** What `oomlab run` takes, by the names of its flags; each has the command's default. */
 export interface RunOptions {
-  paths: string[];
-  machine: MachineName | "auto";
+  /** Scenario files, folders, or `-` for standard input. Default: the folder `scenarios`. */
+  paths?: string[];
+  /** Default: `auto`, this machine where that is safe and possible, else a VM. */
+  machine?: MachineName | "auto";
   /** One entry each; empty: the version that the machine's memory controller is on. `hybrid`: both versions mounted. */
-  cgroup: (CgroupVersion | "hybrid")[];
+  cgroup?: (CgroupVersion | "hybrid")[];
   /** Kernels of the VM: versions, `latest` or paths; one entry each. Empty: the newest of the machine's distribution. */
-  kernels: string[];
-  /** `name` or `name=file`. */
-  reporters: string[];
+  kernels?: string[];
+  /** `name`, `name=file` or an object with hooks. Default: `["terminal"]`; empty: nothing is reported. */
+  reporters?: (string | Reporter)[];
+  /** Only scenarios with a name that matches. */
   grep?: RegExp;
-  tags: string[];
-  jobs: number;
+  /** Only scenarios with one of these tags. */
+  tags?: string[];
+  /** Maximum number of scenarios run in parallel. Default: 1. */
+  jobs?: number;
+  /** For each scenario. Default: what it states, or 60 s. */
   timeoutMs?: number;
-  retries: number;
-  repeatEach: number;
+  /** How often a scenario that does not pass is run again. Default: 0. */
+  retries?: number;
+  /** Default: 1. */
+  repeatEach?: number;
   /** Stop after the first scenario that does not pass. */
-  bail: boolean;
-  list: boolean;
-  dryRun: boolean;
+  bail?: boolean;
+  /** List the scenarios on standard output, run nothing. */
+  list?: boolean;
+  /** Plan and report the plans, touch nothing. */
+  dryRun?: boolean;
   /** Folder for the records. */
   output?: string;
-  failOnSkipped: boolean;
+  /** A skipped scenario makes the exit status 1. */
+  failOnSkipped?: boolean;
+  /** The `index`-th of `of` parts, from 1. */
   shard?: { index: number; of: number };
-  allowHostOom: boolean;
-  allowNodeOom: boolean;
-  /** Of machine `kubernetes`: the node's name. */
+  /** Also run on this machine what could exhaust its memory. */
+  allowHostOom?: boolean;
+  /** The same for the node of machine `kubernetes`. */
+  allowNodeOom?: boolean;
+  /** Of machine `kubernetes`: the node's name. Default: the cluster's only one. */
   node?: string;
-  verbose: boolean;
+  /** Say more on standard error. */
+  verbose?: boolean;
 }
+
+/** What a run came to. */
+export interface RunResult {
+  /** The command's: 0 all passed, 1 one failed, 3 errored, inconclusive or nothing that could be run, 130 interrupted. */
+  exitCode: number;
+  /** One for each scenario that has ended, in the order of the scenarios. */
+  verdicts: Verdict[];
+  summary: Summary;
+  /** With `dryRun`: what would be run. */
+  plans: Plan[];
+}
+
+type Defaults = Required<Omit<RunOptions, "grep" | "timeoutMs" | "output" | "shard" | "node">>;
+
+/** The command line's too. */
+export const runDefaults: Defaults = {
+  paths: [],
+  machine: "auto",
+  cgroup: [],
+  kernels: [],
+  reporters: ["terminal"],
+  tags: [],
+  jobs: 1,
+  retries: 0,
+  repeatEach: 1,
+  bail: false,
+  list: false,
+  dryRun: false,
+  failOnSkipped: false,
+  allowHostOom: false,
+  allowNodeOom: false,
+  verbose: false,
+};
+
+type FullOptions = RunOptions & Defaults;
 
 /** Eight letters and digits: unique among the runs of one machine. (node:crypto costs 10 ms of a start.) */
 const newRunId = (): string => Math.random().toString(36).slice(2).padEnd(8, "0").slice(0, 8);
 
-/** Runs scenarios; resolves to the exit status (0 passed, 1 failed, 3 errored, inconclusive or all skipped, 130 interrupted). Throws OomlabError for wrong input. */
-export async function run(options: RunOptions, streams: Streams): Promise<number> {
-  const { grep } = options;
-  if (options.kernels.length > 0 && options.machine !== "vm" && options.machine !== "auto")
+/** Runs scenarios. Throws OomlabError for wrong input. */
+export async function run(given: RunOptions, streams: Streams): Promise<RunResult> {
+  const options: FullOptions = { ...runDefaults, ...given };
+  const { grep, tags } = options;
+  // Another kernel than this one is a VM's.
+  if (options.kernels.length > 0 && options.machine === "auto") options.machine = "vm";
+  if (options.kernels.length > 0 && options.machine !== "vm")
     throw new UsageError(`--kernel is the VM's, and --machine ${options.machine} has its own: leave one out`);
   if (options.node !== undefined && options.machine !== "kubernetes")
     throw new UsageError("--node is a cluster's: give --machine kubernetes with it");
   const found = await loadScenarios(options.paths, {
-    ...(options.tags.length > 0 ? { tags: options.tags } : {}),
+    ...(tags.length > 0 ? { tags } : {}),
     ...(streams.stdin && options.paths.includes("-") ? { stdin: await streams.stdin() } : {}),
   });
   // A name may be a scenario's, or that of one of its turns.
-  const named = ({ name }: Scenario): boolean => grep === undefined || name.search(grep) >= 0;
-  const selected = found.flatMap((scenario) => (named(scenario) ? [scenario] : turnsOf(scenario).filter(named)));
+  const matches = ({ name }: Scenario): boolean => grep === undefined || name.search(grep) >= 0;
+  const selected = found.flatMap((scenario) => (matches(scenario) ? [scenario] : turnsOf(scenario).filter(matches)));
   if (options.list) {
     for (const { file, line, name } of selected.filter(inShard(options.shard)))
       streams.stdout.write(`${printable(`${file}:${line}  ${name}`)}\n`);
-    return 0;
+    return nothingRun(0);
   }
   const info = { version: version(), scenarios: 0, notes: [], missing: [] };
   // Where nothing is run, the reports of the last time stay.
@@ -82,12 +137,19 @@ export async function run(options: RunOptions, streams: Streams): Promise<number
     ...(options.output === undefined ? {} : { records: options.output }),
     dryRun: options.dryRun,
   });
+  const all = [...outputs.reporters];
+  if (outputs.filesOnly) all.push(closingLine(streams.stderr));
+  const named = options.reporters.some((reporter) => typeof reporter === "string");
+  if (options.dryRun && named && all.every((reporter) => reporter.onPlans === undefined))
+    all.push(...(await openReporters(["terminal"], streams, info)).reporters);
   try {
-    return await runScenarios(selected, options, streams, { info, reporters: outputs.reporters });
+    return await runScenarios(selected, options, streams, { info, reporters: all });
   } finally {
     outputs.close();
   }
 }
+
+const nothingRun = (exitCode: number): RunResult => ({ exitCode, verdicts: [], summary: summarize([]), plans: [] });
 
 /** How scenarios are told of and kept while they run. */
 export interface Telling {
@@ -97,7 +159,7 @@ export interface Telling {
   record?: (index: number) => { name: string; point: SweepPoint };
 }
 
-type SessionOptions = Omit<RunOptions, "paths" | "reporters" | "grep" | "tags" | "list">;
+type SessionOptions = Omit<FullOptions, "paths" | "reporters" | "grep" | "tags" | "list">;
 
 /** One run of one scenario, or its attempts at it. */
 interface Job {
@@ -107,17 +169,17 @@ interface Job {
   /** From 1, over all shards. */
   index: number;
   repeat: number;
-  cgroup: RunOptions["cgroup"][number] | undefined;
+  cgroup: FullOptions["cgroup"][number] | undefined;
   kernel: string | undefined;
 }
 
-/** Runs what was selected; resolves and throws as `run`. */
+/** Runs what was selected; throws as `run`. */
 export async function runScenarios(
   selected: readonly Scenario[],
   options: SessionOptions,
   streams: Streams,
   telling: Telling,
-): Promise<number> {
+): Promise<RunResult> {
   const { info } = telling;
   const warn = (message: string): void => streams.stderr.write(`oomlab: ${message}\n`);
   const detail = options.verbose ? warn : (): void => undefined;
@@ -131,7 +193,10 @@ export async function runScenarios(
     const every = jobsOf(selected, options);
     const mine = inShard(options.shard);
     const jobs = every.filter(({ scenario, place }) => mine(scenario, place));
-    if (options.dryRun) return await session.showPlans(jobs);
+    if (options.dryRun) {
+      const plans = session.showPlans(jobs);
+      return { ...nothingRun(session.isIncomplete ? 3 : 0), plans };
+    }
     const records = options.output === undefined ? null : openRecords(options.output);
     info.scenarios = jobs.length;
     session.tell((reporter) => reporter.onRunStart?.(info));
@@ -144,11 +209,12 @@ export async function runScenarios(
       info.missing.push(message);
     }
     session.tell((reporter) => reporter.onRunEnd?.(verdicts, summary));
-    if (streams.signal.aborted) return 130;
+    const done = (exitCode: number): RunResult => ({ exitCode, verdicts, summary, plans: [] });
+    if (streams.signal.aborted) return done(130);
     // With more shards than scenarios some have nothing to do.
     const spare = jobs.length === 0 && every.length > 0;
     const status = spare ? 0 : exitStatus(summary, options.failOnSkipped);
-    return session.isIncomplete && status === 0 ? 3 : status;
+    return done(session.isIncomplete && status === 0 ? 3 : status);
   } finally {
     await remote?.close();
   }
@@ -172,7 +238,7 @@ function jobsOf(selected: readonly Scenario[], { dryRun, kernels, cgroup, repeat
 
 /** The machine that is reached through a client, or null: this one. */
 function remoteOf(
-  { machine, node }: Pick<RunOptions, "machine" | "node">,
+  { machine, node }: Pick<FullOptions, "machine" | "node">,
   selected: readonly Scenario[],
   { warn, detail, signal }: Pick<KubernetesOptions, "warn" | "detail" | "signal">,
 ): RemoteMachine | null {
@@ -185,7 +251,6 @@ class Session {
   readonly #id = newRunId();
   readonly #options: SessionOptions;
   readonly #streams: Streams;
-  readonly #info: RunInfo;
   readonly #reporters: Reporter[];
   readonly #recordOf: NonNullable<Telling["record"]> | null;
   readonly #host: Machine;
@@ -203,12 +268,11 @@ class Session {
   constructor(
     options: SessionOptions,
     streams: Streams,
-    { info, reporters, record }: Telling,
+    { reporters, record }: Telling,
     { host, vm }: { host: Machine; vm: VmMachine },
   ) {
     this.#options = options;
     this.#streams = streams;
-    this.#info = info;
     this.#reporters = [...reporters, ...(options.verbose ? [narrator(streams.stderr)] : [])];
     this.#recordOf = record ?? null;
     this.#host = host;
@@ -233,13 +297,10 @@ class Session {
     });
   }
 
-  /** `--dry-run`; resolves to the exit status. */
-  async showPlans(jobs: readonly Job[]): Promise<number> {
+  showPlans(jobs: readonly Job[]): Plan[] {
     const plans = jobs.map((job) => this.#plan(job, this.#found));
-    if (this.#reporters.every((reporter) => !("onPlans" in reporter)))
-      this.#reporters.push(...(await openReporters(["terminal"], this.#streams, this.#info)).reporters);
     this.tell((reporter) => reporter.onPlans?.(plans));
-    return this.#lost ? 3 : 0;
+    return plans;
   }
 
   /** Runs `--jobs` at a time; the verdicts of those that were run, in the order of the jobs. */

@@ -5,12 +5,20 @@ import { basename, join } from "node:path";
 import { OomlabError, UsageError } from "../errors.ts";
 import { printable } from "../printable.ts";
 import { eventsOf, parseRecords, type RunEvent, type SweepPoint } from "../record.ts";
+import type { CgroupVersion } from "../plan.ts";
 import type { Reporter } from "../report/index.ts";
 import { loadScenarios, NOTHING_EXPECTED, type Scenario, ScenarioErrors } from "../scenario/index.ts";
 import type { NodeModel } from "../sweep/model.ts";
 import { type Outcome, outcomeOf, outcomeWord } from "../sweep/outcome.ts";
 import { onlyTurn, predict as predictPoints } from "../sweep/predict.ts";
-import { type SweepInfo, type SweepReporter, sweepReporters } from "../sweep/report.ts";
+import {
+  outcomeAt,
+  type Stretch,
+  stretchesOf,
+  type SweepInfo,
+  type SweepReporter,
+  sweepReporters,
+} from "../sweep/report.ts";
 import {
   type Axis,
   parseVary,
@@ -23,39 +31,68 @@ import {
   varied,
 } from "../sweep/vary.ts";
 import { judge } from "../verdict.ts";
-import { type RunOptions, runScenarios } from "./run.ts";
-import { openOutputs } from "./outputs.ts";
+import { runDefaults, type RunOptions, runScenarios } from "./run.ts";
+import { type OpenOutputs, openOutputs } from "./outputs.ts";
 import { type Streams, version } from "./streams.ts";
 
+/** What `oomlab sweep` and `oomlab predict` both take; all but `path` and a sweep's `vary` has the commands' defaults. */
 export interface GridOptions {
+  /** A scenario file, or `-` for standard input. */
   path: string;
+  /** The scenario of that name, where the file holds several. */
   grep?: RegExp;
   /** `NAME=FROM..TO` or `NAME=A,B,C`. */
-  vary: string[];
-  /** Of each range in its order; the last one holds for the rest. */
-  steps: number[];
-  scale: Scale;
-  /** `name` or `name=file`. */
-  reporters: string[];
+  vary?: string[];
+  /** Values of each range in its order; the last one holds for the rest. Default: 10. */
+  steps?: number[];
+  /** How a range is divided. Default: `linear`. */
+  scale?: Scale;
+  /** `name` or `name=file`. Default: `["terminal"]`; empty: nothing is reported. */
+  reporters?: string[];
+  /** For each point. Default: what the scenario states, or 60 s. */
   timeoutMs?: number;
+  cgroup?: CgroupVersion;
 }
 
 export interface SweepOptions extends GridOptions {
-  machine: RunOptions["machine"];
-  cgroup?: 1 | 2;
+  /** Default: `auto`. */
+  machine?: Exclude<RunOptions["machine"], "kubernetes" | undefined>;
+  /** The VM's: a version, `latest` or a path. */
   kernel?: string;
-  jobs: number;
+  /** Maximum number of points run in parallel. Default: 1. */
+  jobs?: number;
   /** Folder of the records; default: named after the scenario. */
   output?: string;
-  allowHostOom: boolean;
-  /** List the points, run nothing. */
-  list: boolean;
-  verbose: boolean;
+  /** Also run on this machine what could exhaust its memory. */
+  allowHostOom?: boolean;
+  /** List the points on standard output, run nothing. */
+  list?: boolean;
+  /** Say more on standard error. */
+  verbose?: boolean;
 }
 
 export interface PredictOptions extends GridOptions {
-  cgroup?: 1 | 2;
-  node: Partial<NodeModel>;
+  /** What no scenario states of its node. Default: as in oomlab's own VM. */
+  node?: Partial<NodeModel>;
+}
+
+/** One point of a grid. */
+export interface GridPoint {
+  values: Record<string, string>;
+  /** What came of it in a word, as the reports name it: `memcg`, `eviction`, `lives` ... */
+  outcome: string;
+  measured: Outcome | null;
+  model: Outcome | null;
+  /** The file of its record. */
+  record: string | null;
+}
+
+/** What came of a grid's points, and where along each number the outcome flips. */
+export interface GridResult {
+  /** The command's: 0, 3 where a point has no outcome, 130 interrupted. */
+  exitCode: number;
+  points: GridPoint[];
+  stretches: Stretch[];
 }
 
 /** More points than these are no sweep that anybody waits for. */
@@ -67,7 +104,10 @@ interface Grid {
   axes: Axis[];
 }
 
-async function readGrid({ path, grep, vary, steps, scale }: GridOptions, streams: Streams): Promise<Grid> {
+async function readGrid(
+  { path, grep, vary = [], steps = [], scale = "linear" }: GridOptions,
+  streams: Streams,
+): Promise<Grid> {
   const axes = vary.map((text, index) => parseVary(text, steps[index] ?? steps.at(-1) ?? 10, scale));
   const names = axes.map(({ name }) => name);
   const twice = names.find((name, index) => names.indexOf(name) < index);
@@ -121,9 +161,10 @@ interface PlannedPoint {
   name: string;
 }
 
-/** Runs what of a grid no record tells yet, and reports all of it. Resolves to the exit status: 0, 3 where a point has no outcome, 130 interrupted. */
-export async function sweep(options: SweepOptions, streams: Streams): Promise<number> {
-  if (options.vary.length === 0)
+/** Runs what of a grid no record tells yet, and reports all of it. */
+export async function sweep(options: SweepOptions, streams: Streams): Promise<GridResult> {
+  const { machine: wanted = "auto" } = options;
+  if (!options.vary?.length)
     throw new UsageError("name what to vary: --vary NAME=FROM..TO", {
       hint: "any number of the scenario, such as --vary process.rate=5Mi/s..500Mi/s",
     });
@@ -134,12 +175,7 @@ export async function sweep(options: SweepOptions, streams: Streams): Promise<nu
     throw new UsageError(`${count} points are more than the ${mostPoints} that are run`, {
       hint: "fewer --steps; `oomlab predict` takes millions",
     });
-  const where = JSON.stringify([
-    options.machine,
-    options.cgroup ?? null,
-    options.kernel ?? null,
-    options.timeoutMs ?? null,
-  ]);
+  const where = JSON.stringify([wanted, options.cgroup ?? null, options.kernel ?? null, options.timeoutMs ?? null]);
   const points = [...pointsOf(axes)].map((point): PlannedPoint => {
     const { text, scenario } = scenarioAt(grid, point);
     const digest = createHash("sha256").update(`${where}\n${text}`).digest("hex").slice(0, 16);
@@ -149,13 +185,10 @@ export async function sweep(options: SweepOptions, streams: Streams): Promise<nu
   });
   if (options.list) {
     for (const { label } of points) streams.stdout.write(`${pointWords(label.values)}\n`);
-    return 0;
+    return { exitCode: 0, points: [], stretches: [] };
   }
   const folder = options.output ?? `sweep-${plain(swept.base.name).toLowerCase()}`;
-  const { outputs, close } = openOutputs(options.reporters, Object.keys(sweepReporters), streams, {
-    inputs: [options.path],
-    records: folder,
-  });
+  const { outputs, close } = openGridOutputs(options, streams, folder);
   try {
     const outcomes = new Map<string, { outcome: Outcome; record: RunEvent[] | null }>();
     const machines: NonNullable<SweepInfo["machine"]>[] = [];
@@ -191,19 +224,14 @@ export async function sweep(options: SweepOptions, streams: Streams): Promise<nu
       await runScenarios(
         missing.map(({ scenario }) => scenario),
         {
-          machine: options.kernel !== undefined && options.machine === "auto" ? "vm" : options.machine,
+          ...runDefaults,
+          machine: options.kernel !== undefined && wanted === "auto" ? "vm" : wanted,
           cgroup: options.cgroup === undefined ? [] : [options.cgroup],
           kernels: options.kernel === undefined ? [] : [options.kernel],
-          jobs: options.jobs,
-          retries: 0,
-          repeatEach: 1,
-          bail: false,
-          dryRun: false,
+          jobs: options.jobs ?? runDefaults.jobs,
           output: folder,
-          failOnSkipped: false,
-          allowHostOom: options.allowHostOom,
-          allowNodeOom: false,
-          verbose: options.verbose,
+          allowHostOom: options.allowHostOom ?? false,
+          verbose: options.verbose ?? false,
           ...(options.timeoutMs === undefined ? {} : { timeoutMs: options.timeoutMs }),
         },
         streams,
@@ -216,7 +244,8 @@ export async function sweep(options: SweepOptions, streams: Streams): Promise<nu
           },
         },
       );
-    const reporters = await makeReporters(outputs, axes);
+    const collected = collectPoints(axes);
+    const reporters = [...(await makeReporters(outputs, axes)), collected.reporter];
     const [machine = null] = machines;
     const model = modelOutcomes(grid, options, machine?.cgroupVersion === 1 ? 1 : options.cgroup);
     for (const { point, label, name } of points) {
@@ -233,13 +262,50 @@ export async function sweep(options: SweepOptions, streams: Streams): Promise<nu
     for (const reporter of reporters) reporter.onEnd(info);
     if (streams.signal.aborted) {
       say(`interrupted: the same command goes on where it was cut, by the records in ${folder}`);
-      return 130;
+      return collected.result(130);
     }
     const known = points.every(({ label }) => outcomes.get(label.digest)?.outcome.problem === null);
-    return known ? 0 : 3;
+    return collected.result(known ? 0 : 3);
   } finally {
     close();
   }
+}
+
+/** No reporter: no report. */
+function openGridOutputs(
+  { path, reporters = ["terminal"] }: GridOptions,
+  streams: Streams,
+  records?: string,
+): Pick<OpenOutputs, "outputs" | "close"> {
+  if (reporters.length === 0) return { outputs: [], close: () => undefined };
+  return openOutputs(reporters, Object.keys(sweepReporters), streams, {
+    inputs: [path],
+    ...(records === undefined ? {} : { records }),
+  });
+}
+
+/** Gathers what a caller gets of a grid. */
+function collectPoints(axes: readonly Axis[]): { reporter: SweepReporter; result: (exitCode: number) => GridResult } {
+  const points: GridPoint[] = [];
+  return {
+    reporter: {
+      onPoint(result) {
+        const { point, measured, model, record } = result;
+        const outcome = outcomeAt(result);
+        const word = outcome === null ? "unknown" : outcomeWord(outcome);
+        points.push({ values: valuesAt(axes, point), outcome: word, measured, model, record });
+      },
+      onEnd: () => undefined,
+    },
+    result: (exitCode) => ({
+      exitCode,
+      points,
+      stretches: stretchesOf(
+        axes,
+        points.map(({ outcome }) => outcome),
+      ),
+    }),
+  };
 }
 
 async function makeReporters(
@@ -284,23 +350,35 @@ function readWhole(file: string, digest: string): RunEvent[] | null {
   }
 }
 
-/** Tells the grid's outcomes by the model alone. Resolves to the exit status: 0, 3 where the model knows none. */
-export async function predict(options: PredictOptions, streams: Streams): Promise<number> {
+/** Predicts the grid's outcomes by the model alone. */
+export async function predict(options: PredictOptions, streams: Streams): Promise<GridResult> {
+  let collected: ReturnType<typeof collectPoints> | undefined;
+  const exitCode = await reportPrediction(options, streams, (axes) => {
+    collected = collectPoints(axes);
+    return collected.reporter;
+  });
+  return collected?.result(exitCode) ?? { exitCode, points: [], stretches: [] };
+}
+
+/** The same without keeping millions of points. Resolves to the exit status. */
+export async function reportPrediction(
+  options: PredictOptions,
+  streams: Streams,
+  also?: (axes: readonly Axis[]) => SweepReporter,
+): Promise<number> {
   const grid = await readGrid(options, streams);
   const { swept, axes } = grid;
   const count = pointCount(axes);
   if (count > mostPredicted)
     throw new UsageError(`${count} points are more than the ${mostPredicted} that are reckoned`);
-  const { outputs, close } = openOutputs(options.reporters, Object.keys(sweepReporters), streams, {
-    inputs: [options.path],
-  });
+  const { outputs, close } = openGridOutputs(options, streams);
   try {
-    const reporters = await makeReporters(outputs, axes);
+    const reporters = [...(await makeReporters(outputs, axes)), ...(also ? [also(axes)] : [])];
     const wantsPolls = outputs.some(({ name }) => name === "json" || name === "html");
     let known = true;
     try {
       for (const { point, outcome } of predictPoints(swept, axes, {
-        node: options.node,
+        node: options.node ?? {},
         polls: wantsPolls,
         ...(options.cgroup === undefined ? {} : { cgroupVersion: options.cgroup }),
         ...(options.timeoutMs === undefined ? {} : { timeoutMs: options.timeoutMs }),

@@ -20,7 +20,7 @@ export function cgroupVersion(value: string): 1 | 2 {
 }
 
 /** `v1,v2,hybrid`. */
-export function cgroupVersions(value: string): RunOptions["cgroup"] {
+export function cgroupVersions(value: string): NonNullable<RunOptions["cgroup"]> {
   const versions = value.split(",").map((word) => {
     if (word === "v1") return 1;
     if (word === "v2") return 2;

@@ -1,6 +1,7 @@
 /** `oomlab doctor`: what this machine can run, what it lacks, and how to get it. */
 import { existsSync, readFileSync } from "node:fs";
 import type { Streams } from "../api.ts";
+import { openOutputs } from "../api/outputs.ts";
 import { OomlabError } from "../errors.ts";
 import {
   cacheFolder,
@@ -27,18 +28,27 @@ interface Finding {
   needed: boolean;
 }
 
-export async function doctor(flags: { reporter: string }, streams: Streams): Promise<number> {
-  const findings = [native(), ...(await host())];
-  const able = findings.every(({ ok, needed }) => ok || !needed);
-  if (flags.reporter === "json") streams.stdout.write(`${JSON.stringify({ ok: able, findings }, null, 2)}\n`);
-  else {
-    for (const { name, ok, detail, hint, needed } of findings) {
-      streams.stdout.write(`${ok ? "✓" : needed ? "✗" : "-"} ${name}: ${detail}\n`);
-      if (!ok && hint !== null) streams.stdout.write(`    ${hint}\n`);
+export async function doctor(flags: { reporter: string[] }, streams: Streams): Promise<number> {
+  const { outputs, close } = openOutputs(flags.reporter, ["terminal", "json"], streams);
+  try {
+    const findings = [native(), ...(await host())];
+    const ok = findings.every((finding) => finding.ok || !finding.needed);
+    for (const { name, output } of outputs) {
+      if (name === "json") output.write(`${JSON.stringify({ ok, findings }, null, 2)}\n`);
+      else output.write(findingsText(findings, ok));
     }
-    streams.stdout.write(able ? "this machine can run host scenarios\n" : "this machine cannot run host scenarios\n");
+    return ok ? 0 : 3;
+  } finally {
+    close();
   }
-  return able ? 0 : 3;
+}
+
+function findingsText(findings: readonly Finding[], able: boolean): string {
+  const lines = findings.flatMap(({ name, ok, detail, hint, needed }) => [
+    `${ok ? "✓" : needed ? "✗" : "-"} ${name}: ${detail}`,
+    ...(ok || hint === null ? [] : [`    ${hint}`]),
+  ]);
+  return [...lines, `this machine ${able ? "can" : "cannot"} run host scenarios`, ""].join("\n");
 }
 
 /** What a VM needs is installed when the first one is asked for. */

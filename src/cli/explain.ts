@@ -5,30 +5,56 @@ import { Duplex } from "node:stream";
 import { setFlagsFromString } from "node:v8";
 import { createGunzip } from "node:zlib";
 import type { Streams } from "../api.ts";
+import { openOutputs } from "../api/outputs.ts";
 import { OomlabError } from "../errors.ts";
 import { loadAddon, type LogSurvey } from "../native.ts";
-import { classicLines, createLogScanner, explainKill, type OomKill } from "../kmsg/index.ts";
+import { classicLines, createLogScanner, explainKill, type OomKill, type OomScan } from "../kmsg/index.ts";
 import { printable } from "../printable.ts";
+import { announce, type Output } from "../report/index.ts";
 
 const chunkSize = 256 * 1024;
 
+/** A form of the explanation; what it writes leaves at `flush`. */
+interface LogReport {
+  /** The log could be read. */
+  onStart(): void;
+  /** `number` counts from 1. */
+  onKill(kill: OomKill, number: number): void;
+  onEnd(scan: OomScan, kills: number): void;
+  flush(): void;
+  /** Whether something was written since it was asked last. */
+  wrote(): boolean;
+}
+
 export async function explain(
   file: string,
-  flags: { reporter: string; format: string; details?: boolean },
+  flags: { reporter: string[]; format: string; details?: boolean },
   streams: Streams,
 ): Promise<number> {
   // What is read is soon done with: a heap that stays small keeps memory low, and in the cache.
   setFlagsFromString("--semi-space-growth-factor=1");
   setFlagsFromString("--heap-growing-percent=10");
-  const json = flags.reporter === "json";
-  const out = gathered(streams);
-  const scanner = createLogScanner({ details: !json || flags.details === true });
+  const withDetails = flags.details === true;
+  const { outputs, close } = openOutputs(flags.reporter, ["terminal", "json"], streams, { inputs: [file] });
+  const reports = outputs.map(({ name, output }) =>
+    name === "json" ? jsonReport(output, withDetails) : textReport(output, flags.format === "classic"),
+  );
+  let lost = false;
+  const tell = (call: (report: LogReport) => void): void =>
+    announce(
+      reports,
+      (message) => {
+        lost = true;
+        streams.stderr.write(`oomlab: ${message}\n`);
+      },
+      call,
+    );
+  // Sentences are made of the details.
+  const scanner = createLogScanner({ details: withDetails || outputs.some(({ name }) => name === "terminal") });
   let told = 0;
   const print = (kill: OomKill): void => {
-    if (json) out.write(`${told === 0 ? "\n" : ",\n"}${JSON.stringify(killJson(kill))}`);
-    else if (flags.format === "classic") out.write(classic(kill, told === 0));
-    else out.write(words(kill, told + 1));
     told++;
+    tell((report) => report.onKill(kill, told));
   };
   // The records behind a kill (a group kill's title, the reaper's line) may still add to the last one.
   let last: OomKill | undefined;
@@ -38,9 +64,10 @@ export async function explain(
       last = kill;
     }
   };
+  const flush = (): void => tell((report) => report.flush());
   let opened = false;
   const open = (): void => {
-    if (json && !opened) out.write('{ "kills": [');
+    if (!opened) tell((report) => report.onStart());
     opened = true;
   };
   try {
@@ -48,42 +75,66 @@ export async function explain(
       push(chunk) {
         open();
         take(scanner.push(chunk));
-        out.flush();
+        flush();
       },
       fill(read) {
         const { size, kills } = scanner.fill(read);
         take(kills);
-        out.flush();
+        flush();
         return size;
       },
       pass: (lines) => scanner.pass(lines),
-      wrote: () => out.wrote(),
+      wrote: () => reports.some((report) => report.wrote()),
+    }).catch((error: unknown) => {
+      throw unreadable(file, error as Error);
     });
-  } catch (error) {
-    const name = file === "-" ? "on standard input" : file === "" ? '""' : file;
-    throw new OomlabError("LOG_UNREADABLE", `the log ${name} cannot be read: ${(error as Error).message}`, {
-      exitCode: 2,
-      cause: error,
-    });
+    open();
+    const scan = scanner.end();
+    take(scan.kills);
+    if (last) print(last);
+    tell((report) => report.onEnd(scan, told));
+    flush();
+    return lost ? 3 : 0;
+  } finally {
+    close();
   }
-  open();
-  const scan = scanner.end();
-  take(scan.kills);
-  if (last) print(last);
-  if (json) {
-    out.write(`${told === 0 ? "" : "\n"}], "incomplete": ${JSON.stringify(scan.incomplete)} }\n`);
-    out.flush();
-    return 0;
-  }
-  for (const { line, reason } of scan.incomplete)
-    out.write(`line ${line}: an OOM report that is not complete: ${printable(reason)}\n`);
-  for (const { line } of scan.noVictim)
-    out.write(`line ${line}: the OOM killer ran and found no process that it may kill\n`);
-  for (const { line, text } of scan.panics) out.write(`line ${line}: the kernel panicked: ${printable(text)}\n`);
-  if (scan.suppressed > 0) out.write(`the kernel's rate limit took the head of ${scan.suppressed} OOM report(s)\n`);
-  if (told === 0) out.write("no OOM kill in this log\n");
-  out.flush();
-  return 0;
+}
+
+function unreadable(file: string, cause: Error): OomlabError {
+  const name = file === "-" ? "on standard input" : file === "" ? '""' : file;
+  return new OomlabError("LOG_UNREADABLE", `the log ${name} cannot be read: ${cause.message}`, { exitCode: 2, cause });
+}
+
+function jsonReport(output: Output, details: boolean): LogReport {
+  const { write, flush, wrote } = gathered(output);
+  let kills = 0;
+  return {
+    onStart: () => write('{ "kills": ['),
+    onKill: (kill) => write(`${kills++ === 0 ? "\n" : ",\n"}${JSON.stringify(killJson(kill, details))}`),
+    onEnd: ({ incomplete }) => write(`${kills === 0 ? "" : "\n"}], "incomplete": ${JSON.stringify(incomplete)} }\n`),
+    flush,
+    wrote,
+  };
+}
+
+/** `classicWords`: those of kernels 4.6 to 5.0. */
+function textReport(output: Output, classicWords: boolean): LogReport {
+  const { write, flush, wrote } = gathered(output);
+  return {
+    onStart: () => undefined,
+    onKill: (kill, number) => write(classicWords ? classic(kill, number === 1) : words(kill, number)),
+    onEnd({ incomplete, noVictim, panics, suppressed }, kills) {
+      for (const { line, reason } of incomplete)
+        write(`line ${line}: an OOM report that is not complete: ${printable(reason)}\n`);
+      for (const { line } of noVictim)
+        write(`line ${line}: the OOM killer ran and found no process that it may kill\n`);
+      for (const { line, text } of panics) write(`line ${line}: the kernel panicked: ${printable(text)}\n`);
+      if (suppressed > 0) write(`the kernel's rate limit took the head of ${suppressed} OOM report(s)\n`);
+      if (kills === 0) write("no OOM kill in this log\n");
+    },
+    flush,
+    wrote,
+  };
 }
 
 /** Where a log goes: in chunks, each valid until the next, or read right into the buffer that is searched. */
@@ -246,12 +297,12 @@ async function unpack(
 }
 
 /** Writes what one chunk of the log told in one go. */
-function gathered(streams: Streams): { write(text: string): void; flush(): void; wrote(): boolean } {
+function gathered(output: Output): { write(text: string): void; flush(): void; wrote(): boolean } {
   let text = "";
   let wrote = false;
   const flush = (): void => {
     if (text === "") return;
-    streams.stdout.write(text);
+    output.write(text);
     text = "";
     wrote = true;
   };
@@ -282,18 +333,10 @@ function words(kill: OomKill, number: number): string {
 }
 
 /** The kill object of the JSON report; a log alone knows no scenario. */
-function killJson({
-  kind,
-  constraint,
-  trigger,
-  oomMemcg,
-  taskMemcg,
-  group,
-  victim,
-  line,
-  missing,
-  details,
-}: OomKill): unknown {
+function killJson(
+  { kind, constraint, trigger, oomMemcg, taskMemcg, group, victim, line, missing, details }: OomKill,
+  withDetails: boolean,
+): unknown {
   return {
     kind,
     constraint,
@@ -307,6 +350,6 @@ function killJson({
     victim,
     line,
     missing,
-    ...(details ? { details } : {}),
+    ...(withDetails && details ? { details } : {}),
   };
 }

@@ -21,7 +21,7 @@ export function sendToJournal(fields: Readonly<Record<string, string | number | 
 }
 
 /** In the form whose value may hold newlines: name, newline, length as 64 bits little-endian, value, newline. */
-export function field(name: string, value: string | number): Buffer {
+function field(name: string, value: string | number): Buffer {
   const text = Buffer.from(String(value));
   const size = Buffer.alloc(8);
   size.writeBigUInt64LE(BigInt(text.length));

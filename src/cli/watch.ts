@@ -2,9 +2,11 @@
 import { spawn } from "node:child_process";
 import { setFlagsFromString } from "node:v8";
 import type { Streams } from "../api.ts";
+import { openOutputs } from "../api/outputs.ts";
 import { MachineError, UsageError } from "../errors.ts";
 import { cgroupOwner, createOomScanner, type OomKill, ownerWords } from "../kmsg/index.ts";
 import { printable } from "../printable.ts";
+import { announce } from "../report/index.ts";
 import { openKernelLog } from "../machine/index.ts";
 import { loadAddon } from "../native.ts";
 import { formatBytes } from "../units.ts";
@@ -14,32 +16,44 @@ import { sendToJournal, writesToJournal } from "./journal.ts";
 const everyMs = 100;
 
 export async function watch(
-  flags: { reporter: string; since: string; exec?: string },
+  flags: { reporter: string[]; since: string; exec?: string },
   streams: Streams,
 ): Promise<number> {
   // Little is kept of what is read: months under the same few megabytes.
   setFlagsFromString("--semi-space-growth-factor=1");
-  const ndjson = flags.reporter === "ndjson";
   const command = flags.exec === undefined ? null : argv(flags.exec);
   const scanner = createOomScanner();
+  const { outputs, close } = openOutputs(flags.reporter, ["terminal", "ndjson"], streams);
   let log;
   try {
     log = openKernelLog(loadAddon(), flags.since === "boot" ? "boot" : "now");
   } catch (error) {
+    close();
     if (error instanceof MachineError) throw error;
     throw new MachineError("KMSG", `the kernel log /dev/kmsg cannot be read: ${(error as Error).message}`, {
       cause: error,
       hint: "run oomlab as root (a container: with --privileged)",
     });
   }
-  const toJournal = !ndjson && writesToJournal();
+  const toJournal = writesToJournal();
+  let lost = false;
+  const lose = (message: string): void => {
+    lost = true;
+    streams.stderr.write(`oomlab: ${message}\n`);
+  };
   const tell = (kill: OomKill): void => {
     const told = json(kill);
-    if (toJournal) sendToJournal(journalFields(kill, told));
-    else streams.stdout.write(ndjson ? `${JSON.stringify(told)}\n` : `${words(kill)}\n`);
+    announce(outputs, lose, ({ name, output }) => {
+      if (name === "ndjson") output.write(`${JSON.stringify(told)}\n`);
+      else if (toJournal && output === streams.stdout) sendToJournal(journalFields(kill, told));
+      else output.write(`${words(kill)}\n`);
+    });
     if (command !== null) run(command, told, streams);
   };
   try {
+    // A file holds the kills of this watch alone, from the start on.
+    announce(outputs, lose, ({ output }) => output !== streams.stdout && output.write(""));
+    const printsRecords = outputs.some(({ name, output }) => name === "ndjson" && output === streams.stdout);
     let first = true;
     while (!streams.signal.aborted && streams.stdout.broken !== true) {
       for (const event of log.drain()) {
@@ -51,13 +65,15 @@ export async function watch(
           for (const kill of scanner.push({ ...event, line: event.seq ?? 0 })) tell(kill);
         }
       }
-      if (first && !ndjson) streams.stderr.write("oomlab: watching /dev/kmsg, Ctrl-C ends it\n");
+      if (first && !printsRecords) streams.stderr.write("oomlab: watching /dev/kmsg, Ctrl-C ends it\n");
       first = false;
       await pause(streams.signal);
     }
     // `systemctl stop` ends a service that has done its work.
-    return streams.signal.aborted && streams.signal.reason !== "SIGTERM" ? 130 : 0;
+    if (streams.signal.aborted && streams.signal.reason !== "SIGTERM") return 130;
+    return lost ? 3 : 0;
   } finally {
+    close();
     log.close();
   }
 }

@@ -31,9 +31,9 @@ export async function heldScope(addon: Addon, scope: string, hierarchy: Hierarch
   const holder = addon.spawn({
     file: "/usr/bin/systemd-run",
     args: [
-      ...["systemd-run", "--scope", "--quiet", "--collect", `--unit=${scope}`, "--slice=system.slice"],
-      ...[`--description=${description}`, "--property=Delegate=yes", "sleep", "infinity"],
-    ],
+      ["systemd-run", "--scope", "--quiet", "--collect", `--unit=${scope}`, "--slice=system.slice"],
+      [`--description=${description}`, "--property=Delegate=yes", "sleep", "infinity"],
+    ].flat(),
     env: Object.entries(process.env).map(([key, value]) => `${key}=${value}`),
     stdio: [-1, write, write],
     pdeathsig: 9,
@@ -86,22 +86,22 @@ export async function enterScope(scope: string, slice: string): Promise<void> {
   if (isIn()) return;
   // org.freedesktop.systemd1(5), StartTransientUnit: what systemd-run --scope asks for, of a process that runs already.
   const properties = [
-    ...["PIDs", "au", "1", String(process.pid)],
-    ...["Delegate", "b", "true"],
-    ...["Slice", "s", "app.slice"],
-    ...["CollectMode", "s", "inactive-or-failed"],
-    ...["Description", "s", description],
+    ["PIDs", "au", "1", String(process.pid)],
+    ["Delegate", "b", "true"],
+    ["Slice", "s", "app.slice"],
+    ["CollectMode", "s", "inactive-or-failed"],
+    ["Description", "s", description],
   ];
   const { execFile } = await import("node:child_process");
   const words = await new Promise<string | null>((resolve) => {
     execFile(
       "busctl",
       [
-        `--address=unix:path=/run/user/${process.getuid?.() ?? 0}/bus`,
-        ...["--quiet", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1"],
-        ...["org.freedesktop.systemd1.Manager", "StartTransientUnit", "ssa(sv)a(sa(sv))"],
-        ...[scope, "fail", "5", ...properties, "0"],
-      ],
+        [`--address=unix:path=/run/user/${process.getuid?.() ?? 0}/bus`],
+        ["--quiet", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1"],
+        ["org.freedesktop.systemd1.Manager", "StartTransientUnit", "ssa(sv)a(sa(sv))"],
+        [scope, "fail", String(properties.length), ...properties.flat(), "0"],
+      ].flat(),
       { timeout: waitMs },
       (error, _stdout, stderr) => resolve(error === null ? null : stderr.trim() || error.message),
     );

@@ -26,16 +26,18 @@ const capabilityBits: Record<string, number> = {
 };
 
 /** Names of userspace OOM killers as they stand in /proc/PID/comm (15 bytes at most). */
-const oomKillers = new Set(["systemd-oomd", "earlyoom", "nohang", "oomd"]);
+export const oomKillers: ReadonlySet<string> = new Set(["systemd-oomd", "earlyoom", "nohang", "oomd"]);
 
-function runningOomKillers(): string[] {
-  const found = new Set<string>();
-  for (const entry of readdirSync("/proc")) {
-    if (!/^\d+$/.test(entry)) continue;
-    const comm = read(`/proc/${entry}/comm`).trim();
-    if (oomKillers.has(comm)) found.add(comm);
-  }
-  return [...found].toSorted();
+/** The userspace OOM killers that run on this machine, each with the systemd unit it runs in. */
+export function runningOomKillers(): { name: string; pid: number; unit: string | null }[] {
+  return readdirSync("/proc").flatMap((entry) => {
+    if (!/^\d+$/.test(entry)) return [];
+    const name = read(`/proc/${entry}/comm`).trim();
+    if (!oomKillers.has(name)) return [];
+    // On v2 `0::/system.slice/earlyoom.service`, on v1 `1:name=systemd:/system.slice/earlyoom.service`.
+    const unit = /^(?:0:|\d+:name=systemd):\/(?:.*\/)?([^/\n]+\.service)$/m.exec(read(`/proc/${entry}/cgroup`))?.[1];
+    return [{ name, pid: Number(entry), unit: unit ?? null }];
+  });
 }
 
 /** Bytes, or pages, by name: each line of /proc/meminfo is `MemTotal:       24683528 kB`. */
@@ -53,6 +55,12 @@ function meminfo(): (name: string) => number {
 function overcommitMemory(): number | null {
   const value = read("/proc/sys/vm/overcommit_memory").trim();
   return value === "" ? null : Number(value);
+}
+
+/** getrlimit(2), RLIMIT_MEMLOCK: the soft limit in bytes, null where there is none. */
+function memlock(): number | null {
+  const soft = /^Max locked memory\s+(\d+)/m.exec(read("/proc/self/limits"))?.[1];
+  return soft === undefined ? null : Number(soft);
 }
 
 /** What is of the moment in capabilities that were found earlier, on this machine. */
@@ -91,8 +99,9 @@ export function probe({ alone = false }: { alone?: boolean } = {}): Capabilities
       .map(([name]) => name),
     oomScoreAdj: Number(read("/proc/self/oom_score_adj") || 0),
     overcommitMemory: overcommitMemory(),
+    memlock: memlock(),
     hugetlbFree: Math.max(0, hugePages) * bytes("Hugepagesize"),
-    oomKillers: alone ? [] : runningOomKillers(),
+    oomKillers: alone ? [] : [...new Set(runningOomKillers().map(({ name }) => name))].toSorted(),
     systemd: systemd && {
       manager: systemd.manager,
       scope: systemd.manager === "user" ? `oomlab-run-${process.pid}.scope` : null,

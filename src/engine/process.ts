@@ -201,7 +201,7 @@ export function startProcess(
 const chunk = Buffer.allocUnsafe(65_536);
 
 /** What a non-blocking descriptor has now. */
-function readAvailable(fd: number): string {
+export function readAvailable(fd: number): string {
   let text = "";
   // Not without end: what writes faster than it is read would keep all else waiting.
   for (let reads = 0; reads < 16; reads++) {

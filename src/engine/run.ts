@@ -9,6 +9,7 @@ import type { Emit } from "../record.ts";
 import { RunCgroups } from "./cgroups.ts";
 import { Collector, errorEvent } from "./evidence.ts";
 import type { RunningKubelet } from "./kubelet.ts";
+import { OomKillerWitness } from "./oom-killers.ts";
 import { RunProcesses } from "./processes.ts";
 import { runSteps } from "./steps.ts";
 import { mountVolumes, removeVolumes } from "./volumes.ts";
@@ -48,6 +49,7 @@ class Run {
   readonly #cgroups: RunCgroups;
   readonly #processes: RunProcesses;
   readonly #collector: Collector;
+  readonly #killers: OomKillerWitness;
   #kubelet: RunningKubelet | null = null;
   /** Aborted when the run is decided: at its end, at the timeout, when interrupted. */
   readonly #over = new AbortController();
@@ -57,14 +59,23 @@ class Run {
   constructor(plan: Plan, caps: Capabilities, emit: Emit, signal: AbortSignal) {
     this.#plan = plan;
     this.#caps = caps;
-    this.#emit = emit;
+    this.#emit = (event) => {
+      this.#killers.note(event);
+      emit(event);
+    };
     this.#signal = signal;
-    this.#cgroups = new RunCgroups(plan, caps, this.#addon, emit);
-    this.#collector = new Collector(this.#cgroups, this.#addon, emit);
+    this.#cgroups = new RunCgroups(plan, caps, this.#addon, this.#emit);
+    this.#collector = new Collector(this.#cgroups, this.#addon, this.#emit);
+    this.#killers = new OomKillerWitness(this.#cgroups, {
+      addon: this.#addon,
+      caps,
+      emit,
+      isAlone: plan.machine === "vm",
+    });
     this.#processes = new RunProcesses(plan, caps, {
       addon: this.#addon,
       cgroups: this.#cgroups,
-      emit,
+      emit: this.#emit,
       over: this.#over.signal,
       hasEvicted: (name) => this.#kubelet?.hasEvicted(name) ?? false,
       touched: (cgroup) => this.#collector.snapshot("touched", cgroup),
@@ -81,6 +92,7 @@ class Run {
     if (this.#plan.pods) mountVolumes(this.#plan.pods.volumes);
     this.#emit({ type: "phase", phase: "collect" });
     await this.#collector.open(this.#caps);
+    this.#killers.open();
     const unmet = this.#unmet();
     if (unmet !== null) {
       this.#emit({ type: "unmet", reason: unmet });
@@ -106,7 +118,11 @@ class Run {
       this.#emit({ type: "interrupted", reason: String(this.#signal.reason ?? "interrupted") });
     this.#emit({ type: "phase", phase: "settle" });
     await this.#settle();
-    await this.#endProcesses(ended === "done" ? "cleanup" : ended);
+    // Beside the ends: what holds its memory takes a moment to let go of it.
+    await Promise.all([
+      ended === "interrupted" ? null : this.#killers.collect(),
+      this.#endProcesses(ended === "done" ? "cleanup" : ended),
+    ]);
     this.#collector.snapshot("end");
     this.#collector.drain();
   }

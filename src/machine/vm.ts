@@ -77,6 +77,9 @@ export function vmMachine({ say, detail, snapshots }: VmOptions): VmMachine {
   /** Those that could not be made or loaded: not tried again. */
   const useless = new Set<string>();
 
+  /** Kernels of which no guest came up, and how the last one failed. */
+  const dead = new Map<string, string>();
+
   /** A guest that waits for its plan: restored where one of its shape was saved, else booted, and saved. */
   const waiting = async (plan: Plan, parts: QemuParts, emit: Emit, signal: AbortSignal): Promise<Guest> => {
     const snapshot = snapshots && plan.vm ? snapshotOf(plan.vm, plan.cgroupVersion, parts) : null;
@@ -110,13 +113,18 @@ export function vmMachine({ say, detail, snapshots }: VmOptions): VmMachine {
     emit: Emit,
     signal: AbortSignal,
   ): Promise<Guest> => {
+    const before = dead.get(parts.kernel);
+    if (before !== undefined) throw new MachineError("VM_START", `${before}; it is not tried again in this run`);
     for (let attempt = 1; ; attempt++) {
       const guest = new Guest(plan, parts, emit, signal, null);
       try {
         await guest.boot(attempt, snapshot !== null);
       } catch (error) {
         await guest.end();
-        if (!(error instanceof NoStart) || attempt >= bootAttempts || signal.aborted) throw error;
+        if (!(error instanceof NoStart) || attempt >= bootAttempts || signal.aborted) {
+          if (error instanceof NoStart && !signal.aborted) dead.set(parts.kernel, error.message);
+          throw error;
+        }
         say(`${error.message}: booting it again`);
         continue;
       }

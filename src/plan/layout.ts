@@ -43,7 +43,7 @@ export function layOut(
     untranslatable ??= skip === null ? null : `cgroup ${name}: ${skip}`;
     return { ...place, writes };
   });
-  const passed = passControllers(scenario, cgroups, version);
+  const passed = passControllers(scenario, cgroups, version, hierarchy?.controllers ?? []);
   const steps = scenario.steps.map((step): PlannedStep => {
     if (step.do === "reclaim" && version === 1)
       untranslatable ??= "step reclaim: memory.reclaim is cgroup v2's; v1 can only give back everything";

@@ -1,6 +1,6 @@
 /** What a scenario needs of its machine, and why it is skipped or belongs in a VM where that is not met. Pure. */
 import type { Capabilities, CgroupVersion, PlannedProcess, PlanOptions } from "../plan.ts";
-import type { Scenario } from "../scenario/index.ts";
+import type { ProcessSpec, Scenario } from "../scenario/index.ts";
 import { formatBytes } from "../units.ts";
 import { mebibytes, sizeIn, wholeOf } from "./memory.ts";
 import { effectiveLimit } from "./tree.ts";
@@ -69,11 +69,17 @@ export function unmetNeed(
     if (process.user !== null && process.user.uid !== caps.uid && !caps.capabilities.includes("SETUID"))
       return `process ${process.name}: running as uid ${process.user.uid} needs CAP_SETUID`;
   }
-  const hugetlb = scenario.processes.reduce((sum, { workload, cgroup }) => {
-    if (workload.kind !== "stress") return sum;
-    const sizes = workload.stress.memory.filter(({ kind }) => kind === "hugetlb");
-    return sum + sizes.reduce((bytes, { size }) => bytes + sizeIn(size, wholeOf(scenario, cgroup, caps)), 0);
-  }, 0);
+  const bytesOf = ({ workload, cgroup }: ProcessSpec, wanted: "hugetlb" | "mlock"): number =>
+    workload.kind !== "stress"
+      ? 0
+      : workload.stress.memory
+          .filter(({ kind }) => kind === wanted)
+          .reduce((bytes, { size }) => bytes + sizeIn(size, wholeOf(scenario, cgroup, caps)), 0);
+  const memlock = caps.capabilities.includes("IPC_LOCK") ? null : (caps.memlock ?? null);
+  const locker = scenario.processes.find((process) => memlock !== null && bytesOf(process, "mlock") > memlock);
+  if (locker && memlock !== null)
+    return `process ${locker.name}: locking ${formatBytes(bytesOf(locker, "mlock"))} of memory needs CAP_IPC_LOCK, or RLIMIT_MEMLOCK (ulimit -l) above ${formatBytes(memlock)}`;
+  const hugetlb = scenario.processes.reduce((sum, process) => sum + bytesOf(process, "hugetlb"), 0);
   if (hugetlb > caps.hugetlbFree)
     return `it needs ${formatBytes(hugetlb)} of reserved huge pages, and ${formatBytes(caps.hugetlbFree)} are free (vm.nr_hugepages)`;
   return null;

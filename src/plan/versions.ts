@@ -123,12 +123,13 @@ export function translate(
 
 /**
  * cgroup v2: adds to the cgroups' writes the one that passes controllers on to their children, where these need it.
- * Returns the run's own, and why a process forbids it.
+ * Returns the run's own, and why a process or a controller that is not `available` forbids it.
  */
 export function passControllers(
   scenario: Scenario,
   cgroups: readonly PlannedCgroup[],
   version: CgroupVersion,
+  available: readonly string[],
 ): Translated {
   if (version === 1) return { writes: [], skip: null };
   const controllers = new Set(["memory"]);
@@ -153,7 +154,12 @@ export function passControllers(
     enabling.add(directoryOf(cgroup));
     cgroup.writes.push(enable);
   }
-  return { writes: [enable], skip: internalProcess(scenario, enabling) };
+  const lacking = [...controllers].filter((name) => !available.includes(name));
+  const skip =
+    lacking.length === 0
+      ? null
+      : `it needs the controller ${lacking.join(" and ")}, which oomlab is not given here (it has ${available.join(", ") || "none"})`;
+  return { writes: [enable], skip: skip ?? internalProcess(scenario, enabling) };
 }
 
 /** Cgroups that have, themselves or below them, a memory or cpuset file to write. */

@@ -103,6 +103,18 @@ export function eventWords(event: RunEvent, key?: string): string {
           ? `the kernel log was not readable${event.problem === null ? "" : `: ${event.problem}`}`
           : `the kernel log is read from ${event.source === "kmsg" ? "/dev/kmsg" : "systemd's journal"}`,
       );
+    case "oom-killers":
+      return printable(
+        `userspace OOM killers on this machine: ${event.running.map(({ name, pid }) => `${name} (pid ${pid})`).join(", ") || "none"}`,
+      );
+    case "oom-killer-log":
+      return printable(`${event.killer} wrote: ${event.text}`);
+    case "journal":
+      return printable(`the journal of the userspace OOM killers: ${event.problem ?? "read whole"}`);
+    case "oomd-marks":
+      return printable(
+        `marks of oomd (${event.moment}): ${event.marks.map(({ path, name, count }) => `${name} ${count} on ${path}`).join(", ") || "none"}`,
+      );
     case "timeout":
       return `the timeout of ${timeWords(event.ms)} was over`;
     case "panic":

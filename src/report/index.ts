@@ -8,7 +8,7 @@ export interface Output {
   /** The reader went away or the disk is full: nothing more will be read. */
   readonly broken?: boolean;
   /** A terminal that takes colours. */
-  readonly colors: boolean;
+  readonly colors?: boolean;
   /** Of the terminal, in characters; absent: it is none. */
   readonly size?: { columns: number; rows: number };
   /** A region at the terminal's end that is drawn again and again; `[]` takes it away. Absent: lines stay as written. */
@@ -77,13 +77,13 @@ export function summarize(verdicts: readonly Verdict[]): Summary {
   return summary;
 }
 
-const broken = new WeakSet<Reporter>();
+const broken = new WeakSet<object>();
 
 /** Calls one hook of all reporters; one that throws is told once and left alone from then on, and changes no verdict. */
-export function announce(
-  all: readonly Reporter[],
+export function announce<AnyReporter extends object>(
+  all: readonly AnyReporter[],
   warn: (message: string) => void,
-  call: (reporter: Reporter) => void,
+  call: (reporter: AnyReporter) => void,
 ): void {
   for (const reporter of all) {
     if (broken.has(reporter)) continue;

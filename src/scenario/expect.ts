@@ -69,9 +69,13 @@ export const expectShape: Shape<Expected> = object(
       "exactly the processes that OOM kills ended; []: none",
       { example: "[nginx]" },
     ),
-    survivors: field(list(reference("process"), "a list of processes"), "processes that no OOM kill ended", {
-      example: "[sidecar]",
-    }),
+    survivors: field(
+      list(reference("process"), "a list of processes"),
+      "processes that are alive at the end, or ended by their own will: status 0, or a step's signal",
+      {
+        example: "[sidecar]",
+      },
+    ),
     exit: field(exits, "how processes ended: an exit status, or a signal", { example: "{ nginx: SIGKILL }" }),
     counters: field(counters, "counters of cgroups, file.key, compared", {
       example: '{ nginx: { memory.events.oom_kill: 1, memory.swap.current: ">0" } }',

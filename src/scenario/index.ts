@@ -11,7 +11,7 @@ import type { Scenario } from "./types.ts";
 
 export { signalNumber } from "./names.ts";
 export { NOTHING_EXPECTED } from "./read.ts";
-export { ScenarioError, ScenarioErrors } from "./problem.ts";
+export { nearest, ScenarioError, ScenarioErrors } from "./problem.ts";
 export { scenarioJsonSchema } from "./schema.ts";
 export type * from "./types.ts";
 export { reservedKinds } from "./workload.ts";

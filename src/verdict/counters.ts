@@ -77,9 +77,8 @@ export function limitsHit(facts: Facts, cgroup: string): LimitHit[] {
 /** A counter as the scenario states it. */
 export function counterCheck(facts: Facts, { cgroup, key, compare }: Plan["expect"]["counters"][number]): Check {
   const name = `counters.${cgroup}.${key}`;
-  const all = eventsOf(facts.events, "counters").filter(
-    (event) => event.cgroup === cgroup && event.counters[key] !== undefined,
-  );
+  const read = eventsOf(facts.events, "counters").filter((event) => event.cgroup === cgroup);
+  const all = read.filter((event) => event.counters[key] !== undefined);
   const number = (event: EventOf<"counters">): number => {
     const value = event.counters[key];
     return value === "max" ? Number.POSITIVE_INFINITY : (value ?? Number.NaN);
@@ -92,7 +91,8 @@ export function counterCheck(facts: Facts, { cgroup, key, compare }: Plan["expec
       actual: null,
       status: "inconclusive",
       evidence: last ? [last.line] : [],
-      note: `this kernel does not tell ${key}`,
+      note:
+        read.length === 0 ? "it was never read: the run did not get that far" : `this kernel does not report ${key}`,
     };
   let value: number;
   let line: number;

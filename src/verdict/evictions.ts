@@ -82,12 +82,13 @@ export function evictedCheck(expected: readonly string[], events: readonly RunEv
 
 /**
  * `first`: what ended the first process. An eviction counts from the moment its first process ended by it, so that a
- * Pod which the kernel kills within its grace was ended by the kernel.
+ * Pod which the kernel kills within its grace was ended by the kernel. `others`: ends that another OOM killer made.
  */
 export function firstCheck(
   expected: "oom" | "eviction",
   events: readonly RunEvent[],
   kills: readonly KillSeen[],
+  others: readonly (KillSeen & { by: string })[] = [],
 ): EvictionCheck {
   const killsInTime = kills.filter((kill): kill is KillSeen & { t: number } => kill.t !== null);
   const oom = killsInTime.toSorted((a, b) => a.t - b.t)[0];
@@ -100,6 +101,10 @@ export function firstCheck(
         : "eviction";
   const { whole, lines } = kubeletLines(events);
   const undated = kills.length > killsInTime.length;
+  const other = others.toSorted((a, b) => (a.t ?? 0) - (b.t ?? 0))[0];
+  const first = Math.min(oom?.t ?? Number.POSITIVE_INFINITY, eviction?.t ?? Number.POSITIVE_INFINITY);
+  if (other && (other.t ?? 0) < first)
+    return { name: "first", expected, actual: other.by, status: "inconclusive", evidence: other.evidence };
   const evidence = [...(oom?.evidence ?? []), ...(eviction?.evidence ?? [])];
   return {
     name: "first",

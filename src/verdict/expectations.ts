@@ -2,6 +2,7 @@
 import { eventsOf } from "../record.ts";
 import type { Check, Kill, Kind } from "../verdict.ts";
 import { counterCheck } from "./counters.ts";
+import { endedByUs, type OtherEnd, type OtherEnds, otherEndWords, unexplainedWords } from "./ends.ts";
 import { evictedCheck, firstCheck, type KillSeen } from "./evictions.ts";
 import { closedLogWords, describeExit, type Facts, isLogClosed, lastWordsOf, ourSignal, outputOf } from "./facts.ts";
 import { cgroupOf, type OomKills } from "./kills.ts";
@@ -10,7 +11,7 @@ import { cgroupOf, type OomKills } from "./kills.ts";
 const aboutKills = /^(oom|limit|trigger|victims|within|first|other OOM kills|survivors\..*)$/;
 
 /** A check for each thing that the scenario states; and for what it does not state and had to: a panic, a kill, a failed step. `unreached`: a workload did not touch what it states. */
-export function expectationChecks(facts: Facts, found: OomKills, unreached: boolean): Check[] {
+export function expectationChecks(facts: Facts, found: OomKills, others: OtherEnds, unreached: boolean): Check[] {
   const { expect } = facts.plan;
   const { kills } = found;
   const checks: Check[] = [];
@@ -19,10 +20,10 @@ export function expectationChecks(facts: Facts, found: OomKills, unreached: bool
   if (expect.limit !== null) checks.push(eachCheck("limit", expect.limit, kills, limitOf, absence));
   if (expect.trigger !== null) checks.push(eachCheck("trigger", expect.trigger, kills, triggerOf, absence));
   if (expect.victims !== null) checks.push(victimsCheck(facts, expect.victims, kills, absence));
-  for (const name of expect.survivors ?? []) checks.push(survivorCheck(facts, name, kills));
-  for (const stated of expect.exit) checks.push(exitCheck(facts, stated));
+  for (const name of expect.survivors ?? []) checks.push(survivorCheck(facts, name, kills, others.get(name)));
+  for (const stated of expect.exit) checks.push(exitCheck(facts, stated, others.get(stated.process)));
   if (expect.evicted) checks.push(evictedCheck(expect.evicted, facts.events));
-  if (expect.first) checks.push(firstCheck(expect.first, facts.events, datedKills(facts, kills)));
+  if (expect.first) checks.push(firstCheck(expect.first, facts.events, datedKills(facts, kills), datedEnds(others)));
   for (const stated of expect.counters) checks.push(counterCheck(facts, stated));
   checks.push(...logChecks(facts, found));
   checks.push(...panicChecks(facts));
@@ -35,7 +36,7 @@ export function expectationChecks(facts: Facts, found: OomKills, unreached: bool
   const doubted = found.doubts.length > 0 || (unreached && kills.length === 0);
   return checks
     .map((check): Check =>
-      doubted && check.status === "failed" && aboutKills.test(check.name)
+      doubted && check.status === "failed" && aboutKills.test(check.name) && !isDead(facts, others, check.name)
         ? { ...check, status: "inconclusive" }
         : check,
     )
@@ -59,6 +60,13 @@ function withClosedLog(facts: Facts, { open, kills, doubts }: OomKills, check: C
     evidence: check.evidence.length > 0 ? check.evidence : facts.kernelLog ? [facts.kernelLog.line] : [],
     note: [...reasons, closedLogWords(facts)].join("; "),
   };
+}
+
+/** Whether a signal ended the process that was to survive: who sent it does not matter. */
+function isDead({ exits }: Facts, others: OtherEnds, check: string): boolean {
+  if (!check.startsWith("survivors.")) return false;
+  const name = check.slice("survivors.".length);
+  return others.get(name)?.ended === true || (exits.get(name)?.signal ?? null) !== null;
 }
 
 /** Whether "no OOM kill happened" is proven, and the lines that prove it or leave it open. */
@@ -160,38 +168,67 @@ function victimsCheck(facts: Facts, victims: readonly string[], kills: readonly 
   return { name: "victims", expected, actual, status, evidence };
 }
 
-/** A process that no OOM kill ended. */
-function survivorCheck(facts: Facts, name: string, kills: readonly Kill[]): Check {
-  const check = { name: `survivors.${name}`, expected: "no OOM kill" };
+/** A process that is alive at the end or has ended by its own will; whom anybody's signal ended is no survivor. */
+function survivorCheck(facts: Facts, name: string, kills: readonly Kill[], other: OtherEnd | undefined): Check {
+  const check = { name: `survivors.${name}`, expected: "alive, or ended by its own will" };
   const started = eventsOf(facts.events, "process-start").find(({ process }) => process === name);
   const killed = kills.find(({ process }) => process === name);
   const exit = facts.exits.get(name);
   if (killed) return { ...check, actual: "killed by the OOM killer", status: "failed", evidence: killed.evidence };
   if (!started) return { ...check, actual: "never started", status: "inconclusive", evidence: [facts.run.line] };
-  const evidence = exit ? [started.line, exit.line] : [started.line];
-  const ours = ourSignal(facts, exit);
-  if (exit?.signal === "SIGKILL" && !ours)
-    return { ...check, actual: "a SIGKILL that nobody explains", status: "inconclusive", evidence };
-  if (!exit && !facts.whole)
-    return { ...check, actual: "alive where the record breaks off", status: "inconclusive", evidence };
-  const end =
-    exit && ours?.why === "eviction"
-      ? "evicted by the kubelet"
-      : exit && ours?.why === "step"
-        ? `ended by the scenario's ${exit.signal ?? "signal"}`
-        : exit && !ours
-          ? `ended with ${describeExit(exit)}`
-          : "alive at the end";
-  return { ...check, actual: `no OOM kill, ${end}`, status: "passed", evidence };
+  if (!exit) {
+    const { whole } = facts;
+    const actual = whole ? "alive at the end" : "alive where the record breaks off";
+    return { ...check, actual, status: whole ? "passed" : "inconclusive", evidence: [started.line] };
+  }
+  const evidence = [started.line, exit.line];
+  if (other?.ended) {
+    const { sender } = other;
+    return {
+      ...check,
+      actual: otherEndWords(facts, other),
+      status: "failed",
+      evidence: [...evidence, ...sender.evidence],
+    };
+  }
+  const ours = endedByUs(facts, exit);
+  if (ours?.why === "eviction")
+    return { ...check, actual: "evicted by the kubelet", status: "failed", evidence: [ours.line, ...evidence] };
+  if (ours?.why === "step")
+    return { ...check, actual: `ended by the scenario's ${ours.signal}`, status: "passed", evidence };
+  if (ours) return { ...check, actual: "alive at the end", status: "passed", evidence };
+  if (exit.signal === "SIGKILL" || exit.signal === "SIGTERM")
+    return { ...check, actual: `ended by ${unexplainedWords(facts, kills, exit.signal)}`, status: "failed", evidence };
+  const stated = facts.plan.expect.exit.some(({ process, exit: wanted }) => process === name && wanted === exit.code);
+  return {
+    ...check,
+    actual: `ended with ${describeExit(exit)}`,
+    status: exit.code === 0 || (exit.code !== null && stated) ? "passed" : "failed",
+    evidence,
+  };
 }
 
 /** The status or the signal that a process ended with. */
-function exitCheck(facts: Facts, { process, exit: wanted }: Facts["plan"]["expect"]["exit"][number]): Check {
+function exitCheck(
+  facts: Facts,
+  { process, exit: wanted }: Facts["plan"]["expect"]["exit"][number],
+  other: OtherEnd | undefined,
+): Check {
   const exit = facts.exits.get(process);
   const ours = ourSignal(facts, exit);
   const actual = exit === undefined ? null : (exit.signal ?? exit.code);
   const byUs = ours !== undefined && ours.why !== "step" && ours.why !== "eviction";
   const output = actual === wanted ? [] : outputOf(facts, process);
+  // Another OOM killer's work is no end that the scenario came to, though it may look like the one that is stated.
+  if (other?.ended && exit)
+    return {
+      name: `exit.${process}`,
+      expected: wanted,
+      actual,
+      status: actual === wanted ? "inconclusive" : "failed",
+      evidence: [exit.line, ...other.sender.evidence],
+      note: otherEndWords(facts, other),
+    };
   return {
     name: `exit.${process}`,
     expected: wanted,
@@ -213,6 +250,12 @@ function datedKills({ events, kernelLog }: Facts, kills: readonly Kill[]): KillS
     return { t: signs.length > 0 ? Math.min(...signs.map(({ t }) => t)) : null, evidence };
   });
 }
+
+/** Ends that another OOM killer made. */
+const datedEnds = (others: OtherEnds): (KillSeen & { by: string })[] =>
+  [...others.values()].flatMap(({ exit, ended, sender }) =>
+    ended && exit ? [{ t: exit.t, by: sender.by, evidence: [exit.line, ...sender.evidence] }] : [],
+  );
 
 /** Patterns in the kernel's log; after a panic also in the console, which alone has its last lines. */
 function logChecks({ plan, events, logComplete, gaps }: Facts, { log }: OomKills): Check[] {

@@ -1,12 +1,13 @@
 /** Things worth knowing of a run that decide nothing. Pure. */
 import { eventsOf } from "../record.ts";
+import { endedByUs, type OtherEnds, otherEndWords, unexplainedWords } from "./ends.ts";
 import { orderNotes } from "./evictions.ts";
-import { closedLogWords, type Facts, isLogClosed, lastWordsOf, ourSignal, reportsOf } from "./facts.ts";
+import { closedLogWords, type Facts, isLogClosed, lastWordsOf, reportsOf } from "./facts.ts";
 import type { OomKills } from "./kills.ts";
 import { turnNote } from "./turn.ts";
 
 /** What became of the container that was pressed comes first. */
-export function notesOf(facts: Facts, found: OomKills): string[] {
+export function notesOf(facts: Facts, found: OomKills, others: OtherEnds): string[] {
   const { plan, events } = facts;
   const started = new Set(eventsOf(events, "process-start").map(({ process }) => process));
   const turn = turnNote(plan, found.kills, started, eventsOf(events, "panic").length > 0);
@@ -20,7 +21,7 @@ export function notesOf(facts: Facts, found: OomKills): string[] {
       ? [`the kernel's rate limit took the head of ${found.suppressed} OOM report(s) (callbacks suppressed)`]
       : []),
     ...limitNotes(facts),
-    ...endNotes(facts, found),
+    ...endNotes(facts, found, others),
     ...(plan.kubelet
       ? orderNotes(
           events,
@@ -114,12 +115,18 @@ function limitNotes({ events, final }: Facts): string[] {
 }
 
 /** Ends of processes that neither a kill of the log nor the scenario accounts for. */
-function endNotes(facts: Facts, { kills }: OomKills): string[] {
+function endNotes(facts: Facts, { kills }: OomKills, others: OtherEnds): string[] {
   const notes: string[] = [];
   for (const { name, program } of facts.plan.processes) {
     const exit = facts.exits.get(name);
-    if (exit?.signal === "SIGKILL" && !ourSignal(facts, exit) && !kills.some(({ process }) => process === name))
-      notes.push(`${name} was ended by a SIGKILL that no kernel record or counter explains`);
+    const other = others.get(name);
+    if (other) notes.push(`${name} was ${otherEndWords(facts, other)}`);
+    else if (
+      (exit?.signal === "SIGKILL" || exit?.signal === "SIGTERM") &&
+      !endedByUs(facts, exit) &&
+      !kills.some(({ process }) => process === name)
+    )
+      notes.push(`${name} was ended by ${unexplainedWords(facts, kills, exit.signal)}`);
     if (program !== "command" || !exit?.code || facts.plan.expect.exit.some(({ process }) => process === name))
       continue;
     const words = lastWordsOf(facts, name);

@@ -3,19 +3,34 @@ import type { PlannedProcess } from "../plan.ts";
 import type { EventOf, WorkerReport } from "../record.ts";
 import { formatBytes } from "../units.ts";
 import type { Check, Kill } from "../verdict.ts";
+import { type OtherEnds, otherEndWords, unexplainedWords } from "./ends.ts";
 import { describeExit, type Facts, lastWordsOf, ourSignal, outputOf, reportsOf } from "./facts.ts";
 
-/** A worker that did not do what it stated proves nothing: its ENOMEM is no OOM kill, and no kill of it no survival. */
-export function workloadChecks(facts: Facts, kills: readonly Kill[]): Check[] {
+/**
+ * A worker that did not do what it stated proves nothing: its ENOMEM is no OOM kill, and no kill of it no survival. Nor does a
+ * process that another OOM killer ended, whatever it was to do: the kernel's may have come, had the other not.
+ */
+export function workloadChecks(facts: Facts, kills: readonly Kill[], others: OtherEnds): Check[] {
   const checks: Check[] = [];
   for (const process of facts.plan.processes) {
+    const other = others.get(process.name);
+    if (other) {
+      checks.push({
+        name: `workload.${process.name}`,
+        expected: "no other OOM killer interferes",
+        actual: otherEndWords(facts, other),
+        status: "inconclusive",
+        evidence: [...(other.exit ? [other.exit.line] : []), ...other.sender.evidence],
+      });
+      continue;
+    }
     if (process.bytes === null) continue;
     const reports = reportsOf(facts, process.name);
     const exit = facts.exits.get(process.name);
     const error = reports.find(({ report }) => report.type === "error");
     if (reports.filter(({ report }) => report.type === "touched").length >= process.workers) continue;
     if (kills.some((kill) => kill.process === process.name)) continue;
-    const detail = earlyEnd(facts, process, exit, error);
+    const detail = earlyEnd(facts, kills, process, exit, error);
     if (detail === null) continue;
     const stated = facts.plan.expect.exit.some(
       (wanted) =>
@@ -37,6 +52,7 @@ export function workloadChecks(facts: Facts, kills: readonly Kill[]): Check[] {
 /** Why a process ended before it had touched all; null: it did not end, or we ended it. */
 function earlyEnd(
   facts: Facts,
+  kills: readonly Kill[],
   process: PlannedProcess,
   exit: EventOf<"process-exit"> | undefined,
   error: { line: number; report: WorkerReport } | undefined,
@@ -65,14 +81,11 @@ function earlyEnd(
       text: `V8's own heap limit ended it ${after} (${describeExit(exit)}): no OOM kill`,
       lines: [heap.line, exit.line],
     };
-  if (exit.signal === "SIGKILL") {
-    const killers = facts.run.capabilities?.oomKillers ?? [];
-    const who = killers.length > 0 ? `; ${killers.join(" and ")} runs on this machine and may have sent it` : "";
+  if (exit.signal === "SIGKILL" || exit.signal === "SIGTERM")
     return {
-      text: `killed ${after} by a SIGKILL that no kernel record or counter explains${who}`,
+      text: `ended ${after} by ${unexplainedWords(facts, kills, exit.signal)}`,
       lines: [exit.line, facts.run.line],
     };
-  }
   const words = lastWordsOf(facts, process.name);
   return {
     text: `ended ${after} with ${describeExit(exit)}${words === "" ? "" : `: ${words}`}`,

@@ -33,9 +33,9 @@ describe("on Debian 13 as root", canStartDistro, () => {
   }, 600_000);
   afterAll(() => guest?.[Symbol.asyncDispose]());
 
-  const report = async (command: string): Promise<Report> => {
+  const report = async (command: string, timeoutMs = 60_000): Promise<Report> => {
     await guest.run("rm -f /tmp/report.json");
-    const { exitCode, stderr } = await guest.run(command, { timeoutMs: 120_000 });
+    const { exitCode, stderr } = await guest.run(command, { timeoutMs });
     const text = await guest.take("/tmp/report.json").catch(() => "");
     if (text === "") throw new Error(`no report, exit status ${exitCode}: ${stderr}`);
     return JSON.parse(text) as Report;
@@ -59,7 +59,10 @@ describe("on Debian 13 as root", canStartDistro, () => {
 
   test("from cron, without a session bus, a kill is proven", async () => {
     await guest.run("rm -f /tmp/cron.json");
-    await guest.put("/etc/cron.d/oomlab", `* * * * * root oomlab run /srv/own.yaml --reporter json=/tmp/cron.json\n`);
+    await guest.put(
+      "/etc/cron.d/oomlab",
+      `* * * * * root /usr/local/bin/oomlab run /srv/own.yaml --reporter json=/tmp/cron.json\n`,
+    );
     // cron looks at its tables each minute: it is given the next one.
     await guest.must("date -s \"$(date -d 'next minute' +'%F %H:%M:57')\"");
     await expect
@@ -83,7 +86,7 @@ describe("on Debian 13 as root", canStartDistro, () => {
     expect(await guest.take("/tmp/records/*.ndjson")).toContain(`oom_memcg=${path}/web`);
   });
 
-  const holds = "pgrep -f 'stress.*--hold' >/dev/null";
+  const holds = "pgrep -f '[s]tress .*--hold' >/dev/null";
   const untilHolding = (): Promise<string> =>
     guest.must(`for i in $(seq 100); do ${holds} && exit 0; sleep 0.2; done; exit 1`);
 
@@ -180,7 +183,8 @@ describe("on Debian 13 as root", canStartDistro, () => {
 
   test("the shipped scenarios pass on cgroup v2", { timeout: 400_000 }, async () => {
     const { summary, scenarios } = await report(
-      "cd /opt/oomlab && timeout 350 oomlab run scenarios/blog scenarios/memcg scenarios/node --machine host --reporter json=/tmp/report.json",
+      "cd /opt/oomlab && oomlab run scenarios/blog scenarios/memcg scenarios/node --machine host --reporter json=/tmp/report.json",
+      380_000,
     );
     const bad = scenarios.filter(({ status }) => status !== "passed" && status !== "skipped");
     expect(bad.map(({ name, status, reason }) => ({ name, status, reason }))).toEqual([]);

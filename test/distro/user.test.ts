@@ -94,7 +94,7 @@ describe("a user without root, in an ssh session", canStartDistro, () => {
     guest = await startDistro();
     await guest.installOomlab();
     const run = async (as: User): Promise<void> => {
-      await guest.put(`/home/${as}/${file}`, scenarios, { as });
+      await guest.put(`/home/${as}/${file}`, scenarios, { as, timeoutMs: 180_000 });
       const { stdout: terminal, stderr } = await guest.run(
         `oomlab run --machine host --reporter json=report.json --reporter terminal --output records ${file}`,
         { as, timeoutMs: 240_000 },

@@ -12,6 +12,7 @@ import {
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { transform } from "esbuild";
 import { execa } from "execa";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { parseAllDocuments } from "yaml";
@@ -86,10 +87,16 @@ function workshop(): void {
   copyFileSync(join(root, "scenarios/blog/pod.yaml"), join(folder, "pod.yaml"));
   copyFileSync(join(root, "scenarios/kubernetes/rate.yaml"), join(folder, "scenarios/kubernetes/rate.yaml"));
   writeFileSync(join(folder, "bzImage"), "");
+  rmSync(join(folder, "dist/oomlab.cjs"), { force: true });
   symlinkSync(bin, join(folder, "dist/oomlab.cjs"));
   program("oomlab", `exec '${process.execPath}' '${bin}' "$@"`);
   for (const name of ["kubectl", "helm"]) program(name, `cat '${join(folder, "pod.yaml")}'`);
 }
+
+/** Examples of the library: a module each, run in the folder with the README's scenario. */
+const examples = blocks("docs/api.md")
+  .filter(({ language }) => ["js", "cjs", "ts"].includes(language))
+  .map(({ language, body }, index) => ({ language, body, number: index + 1 }));
 
 const helps: Record<string, Promise<Ended>> = {};
 
@@ -157,6 +164,26 @@ describe("the docs", () => {
           expect({ exitCode, all }).toEqual({ exitCode: 0, all: expect.any(String) });
         },
       );
+    });
+  });
+
+  describe.runIf(canRun["root"] && canRun["a writable memory controller"])("examples of the library", () => {
+    beforeAll(() => {
+      workshop();
+      mkdirSync(join(folder, "node_modules"), { recursive: true });
+      symlinkSync(root, join(folder, "node_modules/oomlab"));
+    });
+
+    test.each(examples)("docs/api.md: example $number ($language) runs", async ({ language, body, number }) => {
+      const file = join(folder, `example-${number}.${language === "cjs" ? "cjs" : "mjs"}`);
+      writeFileSync(file, language === "ts" ? (await transform(body, { loader: "ts" })).code : body);
+      const { exitCode, all } = await execa(process.execPath, [file], { cwd: folder, reject: false, all: true });
+      expect({ exitCode, all }).toEqual({ exitCode: 0, all: expect.any(String) });
+    });
+
+    test("the one that asserts on a verdict prints the kill in words", async () => {
+      const { stdout } = await execa(process.execPath, [join(folder, "example-2.mjs")], { cwd: folder });
+      expect(stdout).toBe("the web container, no swap: passed, memcg OOM kill of leak for the limit of web");
     });
   });
 

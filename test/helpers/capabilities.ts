@@ -6,7 +6,7 @@ const hierarchy = (version: 1 | 2): Hierarchy => ({
   directory: version === 1 ? "/sys/fs/cgroup/memory" : "/sys/fs/cgroup",
   path: "",
   cpusetDirectory: version === 1 ? "/sys/fs/cgroup/cpuset" : null,
-  controllers: version === 1 ? [] : ["cpuset", "cpu", "memory", "pids"],
+  controllers: version === 1 ? [] : ["cpuset", "cpu", "memory", "hugetlb", "pids"],
   memsw: version === 1,
 });
 

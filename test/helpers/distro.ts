@@ -11,7 +11,7 @@ import { basename, join } from "node:path";
 import type { Readable, Writable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
-import { cached, cachedEntry } from "../../src/machine/cache.ts";
+import { cached } from "../../src/machine/cache.ts";
 import { oomlabFiles } from "../../src/machine/image.ts";
 import { which } from "../../src/machine/packages.ts";
 import { type Monitor, openMonitor } from "../../src/machine/qmp.ts";
@@ -19,16 +19,19 @@ import { root } from "./cli.ts";
 import { needs, type Needs } from "./needs.ts";
 
 /** A distribution; a further one is one more of these. */
-export interface DistroSpec {
+interface DistroSpec {
   suite: string;
   /** Where Node comes from: the distribution's package, or this machine's own program where the package is too old. */
   node: "package" | "host";
 }
 
-/** systemd 257, kernel 6.12, Node 20. */
-export const debian13: DistroSpec = { suite: "trixie", node: "package" };
-/** systemd 252, kernel 6.1. */
-export const debian12: DistroSpec = { suite: "bookworm", node: "host" };
+/** By the name to put into OOMLAB_TEST_DISTRO. */
+const distros: Record<string, DistroSpec> = {
+  /** systemd 257, kernel 6.12, Node 20. */
+  debian13: { suite: "trixie", node: "package" },
+  /** systemd 252, kernel 6.1. */
+  debian12: { suite: "bookworm", node: "host" },
+};
 
 /** The users of a guest beside root, with their groups; all log in with one key. */
 const users: Record<User, string[]> = { ann: [], eva: ["systemd-journal"], sam: ["sudo"] };
@@ -54,11 +57,11 @@ export const canStartDistro: Needs = needs({
 });
 
 const packages = [
-  ...["systemd", "systemd-sysv", "systemd-oomd", "dbus", "dbus-user-session", "libpam-systemd", "udev", "kmod"],
-  ...["linux-image-cloud-amd64", "initramfs-tools", "zstd", "procps", "util-linux", "login", "passwd", "iproute2"],
-  ...["openssh-server", "sudo", "cron", "earlyoom", "python3-minimal"],
-  ...["docker.io", "docker-cli", "iptables", "podman", "crun", "uidmap", "fuse-overlayfs", "slirp4netns", "netavark"],
-];
+  ["systemd", "systemd-sysv", "systemd-oomd", "dbus", "dbus-user-session", "libpam-systemd", "udev", "kmod"],
+  ["linux-image-cloud-amd64", "initramfs-tools", "zstd", "procps", "util-linux", "login", "passwd", "iproute2"],
+  ["openssh-server", "sudo", "cron", "earlyoom", "python3-minimal"],
+  ["docker.io", "docker-cli", "iptables", "podman", "crun", "uidmap", "fuse-overlayfs", "slirp4netns", "netavark"],
+].flat();
 
 /** Started by the tests that are about them; a manager with ManagedOOM properties starts systemd-oomd unless it is masked. */
 const idle = ["docker.service", "docker.socket", "containerd.service", "earlyoom.service"];
@@ -103,6 +106,8 @@ const initramfs: Record<string, string> = {
   "etc/initramfs-tools/modules": "virtio_pci\nvirtio_blk\next4\n",
 };
 
+const kernelArguments =
+  "root=/dev/vda rw console=ttyS0 quiet no_timer_check panic=-1 oops=panic net.ifnames=0 mitigations=off";
 const diskSize = "6G";
 const memory = "2G";
 
@@ -147,10 +152,9 @@ async function build(spec: DistroSpec, folder: string): Promise<void> {
   ];
   const options = ["man", "doc", "locale", "info"].map((name) => `--dpkgopt=path-exclude=/usr/share/${name}/*`);
   const include = [...packages, ...(spec.node === "package" ? ["nodejs"] : ["libstdc++6"])].join(",");
-  await execa("mmdebstrap", [
-    ...["--quiet", "--variant=minbase", `--include=${include}`, ...options, ...hooks, spec.suite, tree],
-    `deb ${site} ${spec.suite} main`,
-  ]);
+  const source = `deb ${site} ${spec.suite} main`;
+  const what = ["--quiet", "--variant=minbase", `--include=${include}`, ...options, ...hooks, spec.suite, tree, source];
+  await execa("mmdebstrap", what);
   for (const name of readdirSync(join(tree, "boot"))) {
     const part = /^(vmlinuz|initrd\.img)-/.exec(name)?.[1];
     if (part !== undefined) await execa("cp", [join(tree, "boot", name), join(folder, part)]);
@@ -170,20 +174,19 @@ async function build(spec: DistroSpec, folder: string): Promise<void> {
 }
 
 /** Builds the guest's disk and snapshot where they are missing. Resolves to their folder. */
-export const distroFolder = (spec: DistroSpec): Promise<string> =>
+const distroFolder = (spec: DistroSpec): Promise<string> =>
   cached(`distro-${spec.suite}-${keyOf(spec)}`, (folder) => build(spec, folder));
 
-/** Whether it has been built. */
-export const isDistroBuilt = (spec: DistroSpec): boolean => cachedEntry(`distro-${spec.suite}-${keyOf(spec)}`) !== null;
-
 /** A guest as it was when it had booted, its clock set right; it is thrown away at its end. */
-export async function startDistro(spec: DistroSpec = debian13): Promise<Distro> {
+export async function startDistro(): Promise<Distro> {
+  const name = process.env["OOMLAB_TEST_DISTRO"] ?? "debian13";
+  const spec = distros[name];
+  if (!spec) throw new Error(`OOMLAB_TEST_DISTRO=${name}: expected one of ${Object.keys(distros).join(", ")}`);
   const folder = await distroFolder(spec);
   const scratch = mkdtempSync(join(tmpdir(), "oomlab-distro-"));
   const overlay = join(scratch, "disk.qcow2");
-  await execa("qemu-img", [
-    ...["create", "-q", "-f", "qcow2", "-b", join(folder, "disk.qcow2"), "-F", "qcow2", overlay],
-  ]);
+  const above = ["create", "-q", "-f", "qcow2", "-b", join(folder, "disk.qcow2"), "-F", "qcow2", overlay];
+  await execa("qemu-img", above);
   const guest = await Distro.boot(folder, overlay, join(folder, "state"), scratch);
   await guest.run(`date -s @${(Date.now() / 1000).toFixed(1)}`);
   return guest;
@@ -261,21 +264,18 @@ export class Distro implements AsyncDisposable {
     const monitor = join(scratch, "monitor");
     const log = join(scratch, "console");
     // One CPU: with several, QEMU now and then emulates wrongly what the kernel patches while another CPU runs it.
-    const qemu = spawnQemu([
-      ...["-nodefaults", "-no-user-config", "-display", "none"],
-      ...["-machine", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", memory, "-no-reboot"],
-      ...["-kernel", join(folder, "vmlinuz"), "-initrd", join(folder, "initrd.img")],
-      ...[
-        "-append",
-        "root=/dev/vda rw console=ttyS0 quiet no_timer_check panic=-1 oops=panic net.ifnames=0 mitigations=off",
-      ],
-      ...["-drive", `file=${disk},format=qcow2,if=virtio,cache=unsafe`],
-      ...["-netdev", `user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:${port}-10.0.2.15:22`],
-      ...["-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci"],
-      ...["-chardev", `file,id=console,path=${log}`, "-serial", "chardev:console"],
-      ...["-qmp", `unix:${monitor},server=on,wait=on`],
-      ...(state === null ? [] : ["-incoming", "defer"]),
-    ]);
+    const flags = [
+      ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
+      ["-machine", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", memory],
+      ["-kernel", join(folder, "vmlinuz"), "-initrd", join(folder, "initrd.img"), "-append", kernelArguments],
+      ["-drive", `file=${disk},format=qcow2,if=virtio,cache=unsafe`],
+      ["-netdev", `user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:${port}-10.0.2.15:22`],
+      ["-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci"],
+      ["-chardev", `file,id=console,path=${log}`, "-serial", "chardev:console"],
+      ["-qmp", `unix:${monitor},server=on,wait=on`],
+      state === null ? [] : ["-incoming", "defer"],
+    ];
+    const qemu = spawnQemu(flags.flat());
     const socket = await connected(monitor, qemu);
     socket.setEncoding("utf8");
     const guest = new Distro({ qemu, socket, port, scratch, key: join(folder, "key"), console: log });
@@ -288,7 +288,7 @@ export class Distro implements AsyncDisposable {
       return guest;
     } catch (error) {
       const { stderr } = await guest.#end();
-      throw new Error(`the guest does not answer: ${String(stderr)}\n${guest.#lastWords()}`, { cause: error });
+      throw new Error(`the guest does not answer: ${stderr}\n${guest.#lastWords()}`, { cause: error });
     }
   }
 
@@ -341,13 +341,15 @@ export class Distro implements AsyncDisposable {
 
   /** What of oomlab's is in the guest: cgroups, units in any state, processes. */
   async leftovers(): Promise<string[]> {
-    const found = await this.must(
-      `find /sys/fs/cgroup -type d -name 'oomlab*'; systemctl list-units --all --plain --no-legend 'oomlab*'; ` +
-        Object.keys(users)
-          .map((name) => `systemctl --user -M ${name}@ list-units --all --plain --no-legend 'oomlab*' 2>/dev/null`)
-          .join("; ") +
-        `; ps -eo pid,comm,args | grep -E 'stress|oomlab|sleep infinity' | grep -v -E 'grep|find|ps -eo' ; true`,
-    );
+    const found = await this.must(`
+      find /sys/fs/cgroup -type d -name 'oomlab*'
+      systemctl list-units --all --plain --no-legend 'oomlab-run*'
+      for bus in /run/user/*/bus; do
+        [ -S $bus ] && busctl --address=unix:path=$bus call org.freedesktop.systemd1 /org/freedesktop/systemd1 \
+          org.freedesktop.systemd1.Manager ListUnitsByPatterns asas 0 1 'oomlab-run*' 2>&1 | grep -v '^a(ssssssouso) 0$'
+      done
+      ps -eo pid,comm,args | grep -E '[s]tress --|[o]omlab |[s]leep infinity'
+      true`);
     return found.split("\n").filter((line) => line !== "");
   }
 
@@ -367,12 +369,12 @@ export class Distro implements AsyncDisposable {
 
   #sshOptions(fresh: boolean): string[] {
     const options = [
-      ...["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "IdentitiesOnly=yes"],
-      ...["GSSAPIAuthentication=no", "ConnectTimeout=60"],
-      ...(fresh
+      ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "IdentitiesOnly=yes"],
+      ["GSSAPIAuthentication=no", "ConnectTimeout=60"],
+      fresh
         ? ["ControlPath=none"]
-        : ["ControlMaster=auto", `ControlPath=${this.#scratch}/ssh-%r`, "ControlPersist=yes"]),
-    ];
+        : ["ControlMaster=auto", `ControlPath=${this.#scratch}/ssh-%r`, "ControlPersist=yes"],
+    ].flat();
     return ["-F", "none", "-i", this.#key, "-p", String(this.#port), ...options.flatMap((option) => ["-o", option])];
   }
 
@@ -441,7 +443,7 @@ function freePort(): Promise<number> {
 /** QEMU's monitor, as soon as it listens. */
 async function connected(path: string, qemu: QemuProcess): Promise<Socket> {
   let words: string | null = null;
-  void qemu.then(({ stderr, shortMessage }) => (words = String(stderr) || String(shortMessage)));
+  void qemu.then(({ stderr, shortMessage }) => (words = stderr || (shortMessage ?? "")));
   for (;;) {
     const socket = await new Promise<Socket | null>((resolve) => {
       const trial = createConnection(path);

@@ -1,4 +1,5 @@
-import { execFile, spawn } from "node:child_process";
+import { execFile, execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
 import {
   closeSync,
   constants,
@@ -7,6 +8,7 @@ import {
   readFileSync,
   readdirSync,
   readSync,
+  rmdirSync,
   rmSync,
   writeFileSync,
   writeSync,
@@ -73,7 +75,12 @@ function helper(script: string) {
   const child = spawn(process.execPath, ["-e", `const addon = require(${JSON.stringify(addonPath)});\n${script}`], {
     stdio: ["ignore", "pipe", "inherit"],
   });
-  onTestFinished(() => void child.kill("SIGKILL"));
+  const end = once(child, "exit");
+  // Until Node has reaped it, it would pass for an orphan in another test.
+  onTestFinished(async () => {
+    child.kill("SIGKILL");
+    await end;
+  });
   return child;
 }
 
@@ -464,6 +471,27 @@ describe("the machine", () => {
 
   test("has a cgroup2", v2, () => {
     expect(addon.fsMagic(unified ?? "")).toBe(0x63677270);
+  });
+
+  test("has extended attributes on files", () => {
+    const path = mkdtempSync(join(tmpdir(), "oomlab-xattr-"));
+    expect(addon.xattr(path, "user.oomd_ooms")).toBeNull();
+    // Written by a cgroup's owner on v2; a file system here may have none.
+    expect(addon.xattr("/proc", "user.oomd_ooms")).toBeNull();
+    rmSync(path, { recursive: true });
+    expect(failure(() => addon.xattr(path, "user.oomd_ooms"))).toMatchObject({
+      syscall: "getxattr",
+      code: "ENOENT",
+      path,
+    });
+  });
+
+  test("has extended attributes on cgroups of v2", v2, () => {
+    const path = mkdtempSync(join(unified ?? "", "oomlab-xattr-"));
+    const set = "import os, sys; os.setxattr(sys.argv[1], 'trusted.oomd_kill', b'2')";
+    execFileSync("python3", ["-c", set, path]);
+    expect(addon.xattr(path, "trusted.oomd_kill")).toBe("2");
+    rmdirSync(path);
   });
 
   test("has the capabilities that /proc says", () => {

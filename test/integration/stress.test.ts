@@ -605,6 +605,7 @@ describe("the command line", () => {
     const of = async (file: string): Promise<object> => {
       // The tool reaps its workers only where it leads its process group.
       const { exitCode, stdout, stderr } = await execa(file, words(line), {
+        env: {},
         extendEnv: false,
         detached: true,
         reject: false,

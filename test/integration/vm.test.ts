@@ -48,6 +48,8 @@ describe("scenarios in a VM", canBoot, () => {
     "cpuset",
     "sysrq",
     "panic on oom",
+    "more than the node has",
+    "more than the node has, control",
   ];
   let told: Map<string, Told>;
   let exitCode: number | undefined;

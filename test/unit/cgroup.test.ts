@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { flatKeyed, openCgroups, pressure, probeCgroups, singleValue } from "../../src/cgroup/index.ts";
+import { flatKeyed, openCgroups, pressure, probeCgroups, singleValue, underSystemd } from "../../src/cgroup/index.ts";
 
 /** A tree of plain files where a cgroup filesystem would be: names, contents and translations, not the kernel's behaviour. */
 let tree: string;
@@ -274,6 +274,64 @@ describe("probing", () => {
     expect(probeCgroups(tree).hierarchies).toMatchObject([
       { version: 1, directory: join(tree, "sys/fs/cgroup/memory"), path: "/docker/0123" },
     ]);
+  });
+
+  describe("where systemd owns the tree", () => {
+    const base = "sys/fs/cgroup/user.slice/user-1000.slice";
+    const machine = {
+      "proc/self/mountinfo": "29 20 0:25 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+      "proc/self/cgroup": "0::/user.slice/user-1000.slice/session-1.scope\n",
+      "proc/1/cgroup": "0::/init.scope\n",
+      "run/systemd/system/.keep": "",
+      "sys/fs/cgroup/cgroup.controllers": "cpuset cpu memory pids\n",
+      [`${base}/session-1.scope/cgroup.controllers`]: "memory pids\n",
+      [`${base}/session-1.scope/cgroup.type`]: "domain\n",
+      [`${base}/session-1.scope/cgroup.procs`]: "1\n",
+      [`${base}/cgroup.type`]: "domain\n",
+      [`${base}/user@1000.service/cgroup.controllers`]: "memory pids\n",
+    };
+    const instance = { "run/user/1000/systemd/private": "", "run/user/1000/bus": "" };
+    const found = (uid: number): ReturnType<typeof underSystemd> => underSystemd(tree, uid, probeCgroups(tree));
+
+    test("root gets scopes in system.slice, with all controllers", () => {
+      files(machine);
+      expect(found(0)).toMatchObject({
+        hierarchies: [{ version: 2, path: "/system.slice", controllers: ["cpuset", "cpu", "memory", "pids"] }],
+        systemd: { manager: "system" },
+      });
+    });
+
+    test("a user gets one of the own instance in app.slice, with what is delegated to it", () => {
+      files({ ...machine, ...instance });
+      const { hierarchies, problems, systemd } = found(1000);
+      expect(hierarchies).toMatchObject([
+        { path: "/user.slice/user-1000.slice/user@1000.service/app.slice", controllers: ["memory", "pids"] },
+      ]);
+      expect([problems[2], systemd?.manager]).toEqual([undefined, "user"]);
+    });
+
+    test.each([
+      ["without an instance", {}, /no systemd instance .* loginctl enable-linger 1000/],
+      ["without a bus", { "run/user/1000/systemd/private": "" }, /no bus at \/run\/user\/1000\/bus/],
+      [
+        "whose instance is not delegated memory",
+        { ...instance, [`${base}/user@1000.service/cgroup.controllers`]: "pids\n" },
+        /not delegated the memory controller \(it has pids\)/,
+      ],
+    ])("a user %s is shown the line to type", (_, more, words) => {
+      // root may write anywhere: what a user may not is a tree that passes nothing on.
+      const closed = { "sys/fs/cgroup/cgroup.type": "domain\n", "sys/fs/cgroup/cgroup.procs": "1\n" };
+      files({ ...machine, ...closed, [`${base}/session-1.scope/cgroup.controllers`]: "\n", ...more });
+      const { hierarchies, problems, systemd } = found(1000);
+      expect([hierarchies, systemd]).toEqual([[], null]);
+      expect(problems[2]).toMatch(words);
+    });
+
+    test("without systemd nothing changes", () => {
+      files({ ...machine, "run/systemd/system/.keep": "" });
+      rmSync(join(tree, "run"), { recursive: true });
+      expect(found(0)).toEqual({ ...probeCgroups(tree), systemd: null });
+    });
   });
 
   test("without any cgroup filesystem both versions say so", () => {

@@ -200,11 +200,15 @@ describe("on cgroup v2, oom of the limit's cgroup, oom_kill of the victim's and 
   test("leave open who died where more SIGKILLs came than the kernel sent", () => {
     const verdict = verdictOf({ ...own, beside: { other: "SIGKILL" }, expected: { survivors: ["other"] } });
     expect(verdict).toMatchObject({
-      status: "inconclusive",
+      status: "failed",
       observed: { kills: [{ kind: "memcg", process: null, victim: { pid: null } }] },
     });
     expect(check(verdict, "victims")?.status).toBe("inconclusive");
-    expect(check(verdict, "survivors.other")?.status).toBe("inconclusive");
+    // Whoever sent it: a process that a signal ended is no survivor.
+    expect(check(verdict, "survivors.other")).toMatchObject({
+      status: "failed",
+      actual: "ended by a SIGKILL, which may be the kernel's OOM killer's",
+    });
   });
 
   test("say nothing against what survives beside the victim", () => {

@@ -194,15 +194,21 @@ describe("an eviction", () => {
   test("is no OOM kill, nor a SIGKILL that nobody explains, though its process ends with 137", () => {
     const verdict = judge(
       record(
-        { oom: "none", victims: [], survivors: ["web/app", "db/app"], exit: [{ process: "web/app", exit: "SIGKILL" }] },
+        { oom: "none", victims: [], survivors: ["db/app"], exit: [{ process: "web/app", exit: "SIGKILL" }] },
         ...before,
         ...evicted,
         ...after(),
       ),
     );
     expect(verdict).toMatchObject({ status: "passed", observed: { oom: "none", kills: [], foreignKills: [] } });
-    expect(check(verdict, "survivors.web/app")?.actual).toBe("no OOM kill, evicted by the kubelet");
     expect(verdict.notes.join()).not.toContain("SIGKILL");
+  });
+
+  test("leaves no survivor", () => {
+    const verdict = judge(record({ survivors: ["web/app", "db/app"] }, ...before, ...evicted, ...after()));
+    expect(verdict.status).toBe("failed");
+    expect(check(verdict, "survivors.web/app")).toMatchObject({ actual: "evicted by the kubelet", status: "failed" });
+    expect(check(verdict, "survivors.db/app")?.status).toBe("passed");
   });
 
   test("satisfies what is expected of it", () => {

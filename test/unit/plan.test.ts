@@ -74,6 +74,32 @@ describe("cgroup files", () => {
     expect(plan(beside, machineWith(), v1).skip).toBeNull();
   });
 
+  test("a controller that is not delegated to this user skips the scenario", () => {
+    const yaml = `cgroups: { app: { memory.max: 90Mi, cpuset.cpus: "0" } }\n${hog}`;
+    const caps = machineWith();
+    const delegated = caps.hierarchies.map((one) =>
+      one.version === 2 ? { ...one, controllers: ["memory", "pids"] } : one,
+    );
+    expect(plan(yaml, { ...caps, hierarchies: delegated }, v2).skip).toBe(
+      "it needs the controller cpuset, which oomlab is not given here (it has memory, pids)",
+    );
+    expect(plan(yaml, caps, v2).skip).toBeNull();
+  });
+
+  test("a run under systemd lies in a scope of the manager's slice, whose path the plan names", () => {
+    const yaml = `cgroups: { app: { memory.max: 90Mi } }\n${hog}`;
+    const caps = machineWith({ systemd: { manager: "system", scope: null } });
+    const { top, cgroups } = plan(yaml, caps, v2);
+    expect(top).toMatchObject({
+      name: "oomlab-abc12345",
+      scope: "oomlab-run-abc12345.scope",
+      path: "/oomlab-run-abc12345.scope/oomlab-abc12345",
+    });
+    expect(cgroups[0]?.path).toBe("/oomlab-run-abc12345.scope/oomlab-abc12345/app");
+    const user = machineWith({ systemd: { manager: "user", scope: "oomlab-run-42.scope" } });
+    expect(plan(yaml, user, v2).top.path).toBe("/oomlab-run-42.scope/oomlab-abc12345");
+  });
+
   test("counters that v1 does not tell skip the scenario", () => {
     const yaml = `cgroups: { app: { memory.max: 90Mi } }\n${hog}\nexpect: { counters: { app: { memory.events.oom: 1 } } }`;
     expect(plan(yaml, machineWith(), v1).skip).toBe("cgroup v1 does not tell memory.events.oom");
@@ -167,6 +193,16 @@ describe("privileges", () => {
       /lowering oom_score_adj to -500 needs CAP_SYS_RESOURCE/,
     );
     expect(plan(yaml("oom_score_adj: 500"), caps).skip).toBeNull();
+  });
+
+  test("locking more than RLIMIT_MEMLOCK needs CAP_IPC_LOCK", () => {
+    const locks =
+      "cgroups: { app: { memory.max: 90Mi } }\nprocesses: { hog: { cgroup: app, stress: { mlock: 20Mi } } }";
+    expect(plan(locks, machineWith({ memlock: 8 * 2 ** 20 })).skip).toBe(
+      "process hog: locking 20Mi of memory needs CAP_IPC_LOCK, or RLIMIT_MEMLOCK (ulimit -l) above 8Mi",
+    );
+    expect(plan(locks, machineWith({ memlock: 8 * 2 ** 20, capabilities: ["IPC_LOCK"] })).skip).toBeNull();
+    expect(plan(locks, machineWith({ memlock: null })).skip).toBeNull();
   });
 
   test("an unreadable kernel log is no reason to skip, an unusable controller is", () => {

@@ -196,6 +196,47 @@ describe("the kernel log", () => {
   });
 });
 
+describe("a counter that the record does not hold", () => {
+  const asked = (keep: (event: RunEvent) => boolean): Verdict => {
+    const expected = { cgroup: "pod/app", key: "memory.events.no_such", compare: { op: ">", value: 0, text: ">0" } };
+    return judge(
+      real.filter(keep).map((event) =>
+        event.type === "run"
+          ? ({
+              ...event,
+              plan: { ...event.plan, expect: { ...event.plan.expect, counters: [expected] } },
+            } as RunEvent)
+          : event,
+      ),
+    );
+  };
+  const name = "counters.pod/app.memory.events.no_such";
+
+  test("is one that the kernel does not report, where others were read", () => {
+    expect(
+      check(
+        asked(() => true),
+        name,
+      ),
+    ).toMatchObject({
+      status: "inconclusive",
+      note: "this kernel does not report memory.events.no_such",
+    });
+  });
+
+  test("says nothing of the kernel, where the run never got to read one", () => {
+    expect(
+      check(
+        asked(({ type }) => type !== "counters"),
+        name,
+      ),
+    ).toMatchObject({
+      status: "inconclusive",
+      note: "it was never read: the run did not get that far",
+    });
+  });
+});
+
 describe("witnesses that contradict", () => {
   const noKillCounted: Change = (event) =>
     event.type === "counters"

@@ -2,8 +2,8 @@
 import { fstatSync, readFileSync, writeSync } from "node:fs";
 import { relative, resolve } from "node:path";
 import { isatty } from "node:tty";
-import type { Streams } from "../api.ts";
 import { printable } from "../printable.ts";
+import type { Streams } from "./streams.ts";
 import { createWindow } from "./window.ts";
 
 /**
@@ -38,8 +38,7 @@ export function standardStreams(): { streams: Streams; release: () => void } {
         : {}),
       ...(live ? { live: (lines: readonly string[]) => window.draw(lines) } : {}),
     },
-    // Messages name files and scenarios, which may hold what a terminal obeys.
-    stderr: { write: (text) => window.above(() => write("stderr", text.split("\n").map(printable).join("\n"))) },
+    stderr: { write: (text) => window.above(() => write("stderr", printableLines(text))) },
     stdin: async () => {
       let text = "";
       process.stdin.setEncoding("utf8");
@@ -64,6 +63,9 @@ export function standardStreams(): { streams: Streams; release: () => void } {
     },
   };
 }
+
+/** Messages name files and scenarios, which may hold what a terminal obeys. */
+export const printableLines = (text: string): string => text.split("\n").map(printable).join("\n");
 
 const ending: readonly NodeJS.Signals[] = ["SIGINT", "SIGTERM", "SIGHUP"];
 
