@@ -14,7 +14,7 @@ expect: { oom: memcg, limit: web, victims: [leak] }
 `;
 const holds = `name: holds
 cgroups: { web: { memory.max: 16Mi } }
-processes: { leak: { cgroup: web, stress: { anon: 8Mi, hold: 90s } } }
+processes: { leak: { cgroup: web, stress: { anon: 8Mi, hold: 120s } } }
 expect: { oom: none }
 `;
 
@@ -135,7 +135,7 @@ describe("containers on Debian 13", { ...canBuildImage, ...canStartDistro }, () 
       `OOMLAB_CONTAINER_ENGINE=${programOf(engine)} OOMLAB_CONTAINER_OPTIONS=--volume=/usr:/usr:ro ` +
       `oomlab run --machine container ${file}`;
     const untilHolding = (): Promise<string> =>
-      guest.must("for i in $(seq 300); do pgrep -f 'stress.*--hold' && exit 0; sleep 0.2; done; exit 1", {
+      guest.must("for i in $(seq 300); do pgrep -f '[s]tress.*--hold' && exit 0; sleep 0.2; done; exit 1", {
         timeoutMs: 90_000,
       });
 
@@ -146,14 +146,14 @@ describe("containers on Debian 13", { ...canBuildImage, ...canStartDistro }, () 
       expect(await left()).toEqual([]);
     });
 
-    test("leaves nothing after Ctrl-C and after kill -9", async () => {
-      const interrupted = guest.start(command("/srv/holds/holds.yaml"), { as, tty: true });
+    test("leaves nothing after Ctrl-C and after kill -9", { timeout: 300_000 }, async () => {
+      const interrupted = guest.start(command("/srv/holds/holds.yaml"), { as, tty: true, timeoutMs: 150_000 });
       await untilHolding();
       interrupted.stdin?.write("\x03");
       expect(await interrupted).toMatchObject({ exitCode: 130 });
       expect(await left()).toEqual([]);
 
-      const killed = guest.start(command("/srv/holds/holds.yaml"), { as });
+      const killed = guest.start(command("/srv/holds/holds.yaml"), { as, timeoutMs: 150_000 });
       await untilHolding();
       await guest.must("pkill -9 -f 'oomlab run --machine'");
       await killed;
