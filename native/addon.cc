@@ -29,6 +29,8 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   method("fsMagic", FsMagic);
   method("xattr", Xattr);
   method("lock", Lock);
+  method("mountDetached", MountDetached);
+  method("watchSignals", WatchSignals);
   method("setParentDeathSignal", SetParentDeathSignal);
   method("setChildSubreaper", SetChildSubreaper);
   method("setClock", SetClock);

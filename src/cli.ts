@@ -19,6 +19,7 @@ import {
   steps,
 } from "./cli/arguments.ts";
 import { incomplete, standardStreams } from "./api/standard.ts";
+import type { ExecFlags } from "./cli/exec.ts";
 import { OomlabError } from "./errors.ts";
 import { reporters } from "./report/index.ts";
 
@@ -36,6 +37,8 @@ export async function main(argv: string[]): Promise<number> {
     await program.parseAsync(argv, { from: "user" });
   } catch (error) {
     status = tell(error, streams);
+    // Any other status is the command's own.
+    if (argv[0] === "exec" && status !== 0) status = 125;
   } finally {
     release();
   }
@@ -71,6 +74,7 @@ export function commands(streams: Streams, exit: (status: number) => void): Comm
     .description("An OOM lab for Linux: make the memory limit, apply the pressure, prove which OOM kill followed.")
     .version(version(), "-V, --version")
     .exitOverride()
+    .enablePositionalOptions()
     .showSuggestionAfterError()
     .configureHelp({ showGlobalOptions: false })
     .configureOutput({
@@ -181,6 +185,31 @@ export function commands(streams: Streams, exit: (status: number) => void): Comm
     });
 
   program
+    .command("exec")
+    .description("run one command under a limit, and say in a line why it ended")
+    .usage("[options] -- <command> [arg...]")
+    .argument("<command...>", "the command with its arguments; it has this terminal, these streams and signals")
+    .option("-m, --memory <size>", "its memory limit, e.g. 300Mi", size)
+    .option("--swap <size>", "how much swap it may use, e.g. 0", size)
+    .option("--high <size>", "above this the kernel slows it down (memory.high, cgroup v2)", size)
+    .option("--pids <n>", "how many processes and threads it may have (cgroup v2)", count("--pids"))
+    .addOption(new Option("--limit-on <cgroup>", "where the limits are").choices(["self", "parent"]).default("self"))
+    .addOption(new Option("--machine <name>", "where to run").choices(["host", "vm"]).default("host"))
+    .option("--timeout <duration>", "end it after this time, e.g. 10m", someTime)
+    .addOption(
+      new Option(
+        "--reporter <name[=file]>",
+        `${Object.keys(reporters).join(", ")}; repeatable (default: none)`,
+      ).argParser((value: string, before: string[] | undefined) => collect(value, before ?? [])),
+    )
+    .option("--output <dir>", "write the record (NDJSON) there", named)
+    .option("-q, --quiet", "no line about its end")
+    .passThroughOptions()
+    .action(async (command: string[], flags: ExecFlags) => {
+      exit(await (await import("./cli/exec.ts")).exec(command, flags, streams));
+    });
+
+  program
     .command("explain")
     .description("read a kernel log, tell every OOM kill in it")
     .argument("[file...]", "log files; - or nothing: stdin", ["-"])
@@ -204,8 +233,9 @@ export function commands(streams: Streams, exit: (status: number) => void): Comm
         .choices(["now", "boot"])
         .default("now"),
     )
+    .option("--signals", "also every SIGKILL on this machine, with its sender (root)")
     .option("--exec <command>", "run a program, with arguments, for each kill: the kill as JSON on its standard input")
-    .action(async (flags: { reporter: string[]; since: string; exec?: string }) => {
+    .action(async (flags: { reporter: string[]; since: string; exec?: string; signals?: boolean }) => {
       exit(await (await import("./cli/watch.ts")).watch(flags, streams));
     });
 

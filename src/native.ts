@@ -112,6 +112,13 @@ export interface Addon {
   xattr(path: string, name: string): string | null;
   /** flock(LOCK_EX | LOCK_NB): false when another open file holds it. */
   lock(fd: number): boolean;
+  /** Mounts a filesystem by type where no path leads to it: a descriptor of its root, unmounted as that is closed (fsmount(2)). */
+  mountDetached(type: string): number;
+  /**
+   * From now on each of these signals to this process is written to the descriptor (non-blocking), as three int32: its
+   * number, si_code and si_pid. Node's own handlers do not hear them. -1: they have their default action again.
+   */
+  watchSignals(fd: number, signals: number[]): void;
   /** prctl(PR_SET_PDEATHSIG) of this process. */
   setParentDeathSignal(signal: number): void;
   /** clock_settime(CLOCK_REALTIME), in milliseconds since 1970. */

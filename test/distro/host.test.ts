@@ -53,7 +53,11 @@ describe("on Debian 13 as root", canStartDistro, () => {
     const { summary, scenarios } = await report(command);
     expect(summary).toMatchObject({ passed: 1 });
     const [kill] = scenarios[0]?.observed.kills ?? [];
-    expect(kill).toMatchObject({ limit: "web", process: "leak", witnesses: ["kmsg", "counters", "exit"] });
+    expect(kill).toMatchObject({
+      limit: "web",
+      process: "leak",
+      witnesses: expect.arrayContaining(["kmsg", "counters", "exit"]),
+    });
     expect(kill?.oomMemcg).toMatch(/^\/system\.slice\/oomlab-run-(\w+)\.scope\/oomlab-\1\/web$/);
     expect(await guest.leftovers()).toEqual([]);
   });
