@@ -29,7 +29,7 @@ describe("exec on Debian 13", canStartDistro, () => {
 
   test("leaves nothing after kill -9 of oomlab itself", async () => {
     await guest.run(
-      "oomlab exec -m 60Mi -- sh -c 'setsid sleep 600 & sleep 600' & sleep 8; kill -9 $(pgrep -f '[o]omlab exec -m' | head -n 1); sleep 5",
+      "oomlab exec -m 60Mi -- sh -c 'setsid sleep 600 & sleep 600' </dev/null >/dev/null 2>&1 & sleep 10; kill -9 $!; sleep 5",
       { timeoutMs: 60_000 },
     );
     const { stdout } = await guest.run("pgrep -x sleep -a; ls /sys/kernel/tracing/instances");
