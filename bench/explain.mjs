@@ -156,11 +156,11 @@ export function explain(lab, row) {
   const go = goPeer();
   const node = process.execPath;
   const logs = /** @type {const} */ ([
-    ["quiet", quietSource, { rg: 2.5, plain: 4 }],
-    ["dense", denseSource, { rg: 10, plain: 13 }],
-    ["adversarial", adversarialSource, { rg: 4, plain: 8 }],
+    ["quiet", quietSource, 1.5],
+    ["dense", denseSource, 15],
+    ["adversarial", adversarialSource, 6],
   ]);
-  for (const [name, source, goals] of logs) {
+  for (const [name, source, goal] of logs) {
     const log = join(lab.temporary, `${name}.log`);
     progress(`writing the ${name} log`);
     const truth = write(log, source());
@@ -219,13 +219,13 @@ export function explain(lab, row) {
     row(`${what}: grep -c 'Killed process'`, of("grep"), "ms", ripgrep);
     if (rg) row(`${what}: rg -c 'Killed process'`, of("rg"), "ms");
     if (go) row(`${what}: cAdvisor's expressions, Go`, of("go"), "ms", ripgrep);
-    if (name === "quiet") row(`${what}: explain`, of("explain"), "ms", { ...grep, goal: 0.7 });
+    row(`${what}: explain`, of("explain"), "ms", { ...grep, goal });
     if (go) row(`${what}: explain`, of("explain"), "ms", { against: "cAdvisor's", base: median(of("go")) });
-    row(`${what}: explain`, of("explain"), "ms", ripgrep && { ...ripgrep, goal: goals.rg });
+    row(`${what}: explain`, of("explain"), "ms", ripgrep);
     row(`${what}: explain, from a pipe`, of("pipe"), "ms", ripgrep);
     row(`${what}: explain --details`, of("details"), "ms", ripgrep);
     row(`${what}: explain, words`, of("words"), "ms", ripgrep);
-    row(`${what}: library without WebAssembly`, of("plain"), "ms", ripgrep && { ...ripgrep, goal: goals.plain });
+    row(`${what}: library without WebAssembly`, of("plain"), "ms", ripgrep);
     for (const key of ["explain", "pipe", "details", "words"])
       row(`${what}: RSS of ${key}`, [rss[key] ?? 0], "MB", { goal: 90 });
   }

@@ -24,12 +24,13 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   method("pipe", Pipe);
   method("socketpair", Socketpair);
   method("sendDatagram", SendDatagram);
-  method("survey", SurveyLog);
   exports.Set("readKmsg", MakeReadKmsg(env));
   method("seekEnd", SeekEnd);
   method("fsMagic", FsMagic);
   method("xattr", Xattr);
   method("lock", Lock);
+  method("mountDetached", MountDetached);
+  method("watchSignals", WatchSignals);
   method("setParentDeathSignal", SetParentDeathSignal);
   method("setChildSubreaper", SetChildSubreaper);
   method("setClock", SetClock);

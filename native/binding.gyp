@@ -53,7 +53,6 @@
         'kmsg.cc',
         'memory.cc',
         'spawn.cc',
-        'survey.cc',
         'system.cc',
         'values.cc',
         'watch.cc',

@@ -4,15 +4,9 @@
 #include <errno.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <cmath>
 #include <cstdint>
-#include <memory>
-#include <system_error>
 #include <unordered_set>
-#include <vector>
 
-#include "survey.h"
 #include "values.h"
 
 namespace oomlab {
@@ -67,40 +61,6 @@ Napi::Value SeekEnd(const Napi::CallbackInfo& info) {
     throw SystemError(info.Env(), "", "lseek", errno);
   }
   return info.Env().Undefined();
-}
-
-Napi::Value SurveyLog(const Napi::CallbackInfo& info) {
-  Napi::Env env = info.Env();
-  const auto natural = [&](size_t at, const char* name) {
-    const double number = ToNumber(info[at], name);
-    if (number != std::floor(number) || number < 0 || number > 9007199254740991.0) {
-      Reject(env, name, "a non-negative integer");
-    }
-    return static_cast<uint64_t>(number);
-  };
-  const uint32_t size = ToUnsigned(info[3], "blockSize");
-  if (size == 0 || size % 128 != 0) Reject(env, "blockSize", "a multiple of 128");
-  const int fd = ToInt(info[0], "fd");
-  const uint64_t offset = natural(1, "offset");
-  const uint64_t blocks = natural(2, "blocks");
-  const uint32_t threads = ToUnsigned(info[4], "threads");
-  const auto survey = std::make_shared<std::unique_ptr<Survey>>();
-  try {
-    survey->reset(new Survey(fd, offset, blocks, size, threads));
-  } catch (const std::system_error& error) {
-    throw SystemError(env, "", "thread", error.code().value());
-  }
-  Napi::Object handle = Napi::Object::New(env);
-  handle.Set("next", Napi::Function::New(env, [survey](const Napi::CallbackInfo& call) {
-               const std::vector<int32_t> found =
-                   *survey ? (*survey)->Next() : std::vector<int32_t>();
-               Napi::Int32Array result = Napi::Int32Array::New(call.Env(), found.size());
-               std::copy(found.begin(), found.end(), result.Data());
-               return result;
-             }));
-  handle.Set("close",
-             Napi::Function::New(env, [survey](const Napi::CallbackInfo&) { survey->reset(); }));
-  return handle;
 }
 
 }  // namespace oomlab

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Kernel logs: the kernel's own, and one in a file.
+// The kernel's own log.
 #ifndef OOMLAB_KMSG_H_
 #define OOMLAB_KMSG_H_
 
@@ -10,9 +10,6 @@ namespace oomlab {
 // readKmsg(fd, max): { records, lost }
 Napi::Function MakeReadKmsg(Napi::Env env);
 Napi::Value SeekEnd(const Napi::CallbackInfo& info);
-
-// survey(fd, offset, blocks, blockSize, threads): { next(): Int32Array, close(): void }
-Napi::Value SurveyLog(const Napi::CallbackInfo& info);
 
 }  // namespace oomlab
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
@@ -34,7 +35,40 @@ Napi::Value PairOf(const Napi::CallbackInfo& info, const int fds[2]) {
   return pair;
 }
 
+// Where the handler writes to; -1: nowhere.
+volatile sig_atomic_t signal_pipe = -1;
+
+// One line a signal, short enough to be written whole: PIPE_BUF.
+void TellSignal(int number, siginfo_t* info, void*) {
+  const int saved = errno;
+  const int fields[] = {number, info->si_code, static_cast<int>(info->si_pid)};
+  if (signal_pipe >= 0 && write(signal_pipe, fields, sizeof fields) < 0) {
+    // The pipe is full: whoever sends so many signals has been heard.
+  }
+  errno = saved;
+}
+
 }  // namespace
+
+Napi::Value WatchSignals(const Napi::CallbackInfo& info) {
+  const int fd = ToInt(info[0], "fd");
+  const auto numbers = ToList(info[1], "signals", ToInt);
+  struct sigaction action = {};
+  if (fd >= 0) {
+    signal_pipe = fd;
+    action.sa_sigaction = TellSignal;
+    action.sa_flags = SA_SIGINFO | SA_RESTART;
+  } else {
+    action.sa_handler = SIG_DFL;
+  }
+  for (const int number : numbers) {
+    if (sigaction(number, &action, nullptr) != 0) {
+      throw SystemError(info.Env(), "", "sigaction", errno);
+    }
+  }
+  if (fd < 0) signal_pipe = -1;
+  return info.Env().Undefined();
+}
 
 Napi::Value Eventfd(const Napi::CallbackInfo& info) {
   const int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -79,6 +113,23 @@ Napi::Value Lock(const Napi::CallbackInfo& info) {
   if (flock(fd, LOCK_EX | LOCK_NB) == 0) return Napi::Boolean::New(info.Env(), true);
   if (errno == EWOULDBLOCK) return Napi::Boolean::New(info.Env(), false);
   throw SystemError(info.Env(), "", "flock", errno);
+}
+
+Napi::Value MountDetached(const Napi::CallbackInfo& info) {
+  const std::string type = ToText(info[0], "type");
+  // fsopen(2) and the calls beside it: neither glibc before 2.36 nor musl has functions for them.
+  const auto call = [&](const char* name, long result) {
+    if (result < 0) throw SystemError(info.Env(), "", name, errno);
+    return static_cast<int>(result);
+  };
+  const int context = call("fsopen", syscall(SYS_fsopen, type.c_str(), 1u /* FSOPEN_CLOEXEC */));
+  const long created =
+      syscall(SYS_fsconfig, context, 6u /* FSCONFIG_CMD_CREATE */, nullptr, nullptr, 0);
+  const long mount = created < 0 ? -1 : syscall(SYS_fsmount, context, 1u /* FSMOUNT_CLOEXEC */, 0u);
+  const int error = errno;
+  close(context);
+  errno = error;
+  return Napi::Number::New(info.Env(), call(created < 0 ? "fsconfig" : "fsmount", mount));
 }
 
 Napi::Value FsMagic(const Napi::CallbackInfo& info) {

@@ -12,10 +12,12 @@ Napi::Value Pipe(const Napi::CallbackInfo& info);
 Napi::Value Socketpair(const Napi::CallbackInfo& info);
 Napi::Value SendDatagram(const Napi::CallbackInfo& info);
 Napi::Value Lock(const Napi::CallbackInfo& info);
+Napi::Value MountDetached(const Napi::CallbackInfo& info);
 Napi::Value FsMagic(const Napi::CallbackInfo& info);
 Napi::Value Xattr(const Napi::CallbackInfo& info);
 
 // Of this process.
+Napi::Value WatchSignals(const Napi::CallbackInfo& info);
 Napi::Value SetParentDeathSignal(const Napi::CallbackInfo& info);
 Napi::Value SetChildSubreaper(const Napi::CallbackInfo& info);
 Napi::Value SetClock(const Napi::CallbackInfo& info);

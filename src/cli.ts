@@ -19,6 +19,7 @@ import {
   steps,
 } from "./cli/arguments.ts";
 import { incomplete, standardStreams } from "./api/standard.ts";
+import type { ExecFlags } from "./cli/exec.ts";
 import { OomlabError } from "./errors.ts";
 import { reporters } from "./report/index.ts";
 
@@ -36,6 +37,8 @@ export async function main(argv: string[]): Promise<number> {
     await program.parseAsync(argv, { from: "user" });
   } catch (error) {
     status = tell(error, streams);
+    // Any other status is the command's own.
+    if (argv[0] === "exec" && status !== 0) status = 125;
   } finally {
     release();
   }
@@ -71,6 +74,7 @@ export function commands(streams: Streams, exit: (status: number) => void): Comm
     .description("An OOM lab for Linux: make the memory limit, apply the pressure, prove which OOM kill followed.")
     .version(version(), "-V, --version")
     .exitOverride()
+    .enablePositionalOptions()
     .showSuggestionAfterError()
     .configureHelp({ showGlobalOptions: false })
     .configureOutput({
@@ -181,9 +185,34 @@ export function commands(streams: Streams, exit: (status: number) => void): Comm
     });
 
   program
+    .command("exec")
+    .description("run one command under a limit, and say in a line why it ended")
+    .usage("[options] -- <command> [arg...]")
+    .argument("<command...>", "the command with its arguments; it has this terminal, these streams and signals")
+    .option("-m, --memory <size>", "its memory limit, e.g. 300Mi", size)
+    .option("--swap <size>", "how much swap it may use, e.g. 0", size)
+    .option("--high <size>", "above this the kernel slows it down (memory.high, cgroup v2)", size)
+    .option("--pids <n>", "how many processes and threads it may have (cgroup v2)", count("--pids"))
+    .addOption(new Option("--limit-on <cgroup>", "where the limits are").choices(["self", "parent"]).default("self"))
+    .addOption(new Option("--machine <name>", "where to run").choices(["host", "vm"]).default("host"))
+    .option("--timeout <duration>", "end it after this time, e.g. 10m", someTime)
+    .addOption(
+      new Option(
+        "--reporter <name[=file]>",
+        `${Object.keys(reporters).join(", ")}; repeatable (default: none)`,
+      ).argParser((value: string, before: string[] | undefined) => collect(value, before ?? [])),
+    )
+    .option("--output <dir>", "write the record (NDJSON) there", named)
+    .option("-q, --quiet", "no line about its end")
+    .passThroughOptions()
+    .action(async (command: string[], flags: ExecFlags) => {
+      exit(await (await import("./cli/exec.ts")).exec(command, flags, streams));
+    });
+
+  program
     .command("explain")
     .description("read a kernel log, tell every OOM kill in it")
-    .argument("[file]", "a log file; - or nothing: stdin", "-")
+    .argument("[file...]", "log files; - or nothing: stdin", ["-"])
     .addOption(reporter(["terminal", "json"]))
     .addOption(
       new Option("--format <name>", "the words of the terminal reporter: plain, or those of kernels 4.6 to 5.0")
@@ -191,8 +220,8 @@ export function commands(streams: Streams, exit: (status: number) => void): Comm
         .default("plain"),
     )
     .option("--details", "add memory, tasks, score and group members (json)")
-    .action(async (file: string, flags: { reporter: string[]; format: string; details?: boolean }) =>
-      exit(await (await import("./cli/explain.ts")).explain(file, flags, streams)),
+    .action(async (files: string[], flags: { reporter: string[]; format: string; details?: boolean }) =>
+      exit(await (await import("./cli/explain.ts")).explain(files, flags, streams)),
     );
 
   program
@@ -204,8 +233,9 @@ export function commands(streams: Streams, exit: (status: number) => void): Comm
         .choices(["now", "boot"])
         .default("now"),
     )
+    .option("--signals", "also every SIGKILL on this machine, with its sender (root)")
     .option("--exec <command>", "run a program, with arguments, for each kill: the kill as JSON on its standard input")
-    .action(async (flags: { reporter: string[]; since: string; exec?: string }) => {
+    .action(async (flags: { reporter: string[]; since: string; exec?: string; signals?: boolean }) => {
       exit(await (await import("./cli/watch.ts")).watch(flags, streams));
     });
 
@@ -359,30 +389,15 @@ const gridOptions = (
 const reportersOf = ({ reporter }: { reporter: string[] }): { reporters?: string[] } =>
   reporter.length > 0 ? { reporters: reporter } : {};
 
-function runOptions(paths: string[], flags: RunFlags): RunOptions {
-  const { machine, kernel, tag, jobs, retries, repeatEach } = flags;
-  const { cgroup, grep, timeout, output, shard: part, node } = flags;
+/** What was stated, by the library's names. */
+function runOptions(paths: string[], { reporter, kernel, tag, timeout, x, ...same }: RunFlags): RunOptions {
   return {
     paths,
-    machine,
     kernels: kernel,
-    ...reportersOf(flags),
     tags: tag,
-    jobs,
-    retries,
-    repeatEach,
-    bail: flags.x ?? false,
-    list: flags.list ?? false,
-    dryRun: flags.dryRun ?? false,
-    failOnSkipped: flags.failOnSkipped ?? false,
-    allowHostOom: flags.allowHostOom ?? false,
-    allowNodeOom: flags.allowNodeOom ?? false,
-    verbose: flags.verbose ?? false,
-    ...(cgroup === undefined ? {} : { cgroup }),
-    ...(grep === undefined ? {} : { grep }),
+    ...reportersOf({ reporter }),
     ...(timeout === undefined ? {} : { timeoutMs: timeout }),
-    ...(output === undefined ? {} : { output }),
-    ...(part === undefined ? {} : { shard: part }),
-    ...(node === undefined ? {} : { node }),
+    ...(x === undefined ? {} : { bail: x }),
+    ...same,
   };
 }

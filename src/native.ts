@@ -49,15 +49,6 @@ export interface ExitInfo {
 }
 
 /** A watched descriptor. */
-export interface LogSurvey {
-  /**
-   * Waits for some next blocks: of each the number of its newlines, or -1 where a record of the OOM killer may be in it
-   * (what src/kmsg/find.ts finds), or where the file ends before it does. Empty at the end.
-   */
-  next(): Int32Array;
-  close(): void;
-}
-
 export interface PollHandle {
   close(): void;
 }
@@ -108,11 +99,6 @@ export interface Addon {
   /** sendto(2) of one datagram to a Unix socket. Throws the system call's error. */
   sendDatagram(path: string, bytes: Uint8Array): void;
   /**
-   * Searches so many blocks of a file from `offset` on, by threads, ahead of who takes the results. The descriptor must
-   * stay open until `close`. `blockSize`: a multiple of 128; `threads` 0: as many as serve.
-   */
-  survey(fd: number, offset: number, blocks: number, blockSize: number, threads: number): LogSurvey;
-  /**
    * All records that a non-blocking /dev/kmsg descriptor has now, each as the kernel wrote it
    * (`prio,seq,us,flags;text` with continuation lines), without the last newline. `lost`: the ring overran us (EPIPE) before the first record returned
    * after it; reading goes on behind the gap. At most `max` records a call.
@@ -126,6 +112,13 @@ export interface Addon {
   xattr(path: string, name: string): string | null;
   /** flock(LOCK_EX | LOCK_NB): false when another open file holds it. */
   lock(fd: number): boolean;
+  /** Mounts a filesystem by type where no path leads to it: a descriptor of its root, unmounted as that is closed (fsmount(2)). */
+  mountDetached(type: string): number;
+  /**
+   * From now on each of these signals to this process is written to the descriptor (non-blocking), as three int32: its
+   * number, si_code and si_pid. Node's own handlers do not hear them. -1: they have their default action again.
+   */
+  watchSignals(fd: number, signals: number[]): void;
   /** prctl(PR_SET_PDEATHSIG) of this process. */
   setParentDeathSignal(signal: number): void;
   /** clock_settime(CLOCK_REALTIME), in milliseconds since 1970. */

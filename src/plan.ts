@@ -122,6 +122,8 @@ export interface PlannedProcess {
   waits: boolean;
   /** It starts when these have ended with status 0; absent: at once. */
   after?: string[];
+  /** It has the standard streams and the environment of whoever asked for it (`oomlab exec`). */
+  inherits?: true;
 }
 
 export type PlannedStep =

@@ -121,6 +121,42 @@ export type RunEventBody =
   | { type: "kmsg-lost"; afterSeq: number | null; reason?: string }
   /** Where the kernel's log is read from; null: nowhere, and what opens it. Absent in records of old: /dev/kmsg. */
   | { type: "kernel-log"; source: "kmsg" | "journal" | null; problem: string | null; hint: string | null }
+  /** Whether the fourth witness is there from now on; null: it is, else why not. */
+  | { type: "trace"; problem: string | null }
+  /** A SIGKILL or SIGTERM to any process of the machine (signal:signal_generate); pids as the kernel's log has them. */
+  | {
+      type: "trace-signal";
+      /** By the clock of the kernel's log. */
+      timeUs: number;
+      signal: "SIGKILL" | "SIGTERM";
+      /** siginfo's si_code: 0 (SI_USER) a process sent it, 128 (SI_KERNEL) the kernel. */
+      code: number;
+      pid: number;
+      comm: string | null;
+      /** By kill(2) and the like to all threads; false: to one task, as cgroup.kill does. */
+      toProcess: boolean | null;
+      /** 0 delivered, 1 ignored, 2 already pending (include/trace/events/signal.h). */
+      result: number | null;
+      /** The task that was running as it was sent: the sender, or of a kernel's signal whoever asked for memory. */
+      sender: { pid: number; comm: string | null; unit: string | null };
+    }
+  /** The OOM killer chose a victim (oom:mark_victim). Sizes in bytes; null: kernels before 6.8 name the pid alone. */
+  | {
+      type: "trace-victim";
+      timeUs: number;
+      pid: number;
+      comm: string | null;
+      uid: number | null;
+      totalVm: number | null;
+      anonRss: number | null;
+      fileRss: number | null;
+      shmemRss: number | null;
+      pgtables: number | null;
+      oomScoreAdj: number | null;
+      by: { pid: number; comm: string | null };
+    }
+  /** The trace's buffer overran: so many events are missing. */
+  | { type: "trace-lost"; events: number }
   | {
       type: "step";
       index: number;

@@ -1,10 +1,12 @@
 /**
- * judge(record) -> verdict. Pure. The kernel log, the counters and the exit statuses are three witnesses: two must
- * agree on a kill and none may contradict; every check cites lines of the record.
+ * judge(record) -> verdict. Pure. The kernel log, the counters and the exit statuses are three witnesses, a trace of signals
+ * a fourth: two must agree on a kill and none may contradict; every check cites lines of the record.
  */
+import type { Cause } from "./cause/index.ts";
 import type { OomKill } from "./kmsg/index.ts";
 import type { Plan } from "./plan.ts";
 import { eventsOf, type RunEvent } from "./record.ts";
+import { causesOf, confirmed } from "./verdict/causes.ts";
 import { otherEndsOf } from "./verdict/ends.ts";
 import type { EvictionSeen } from "./verdict/evictions.ts";
 import { expectationChecks } from "./verdict/expectations.ts";
@@ -17,7 +19,7 @@ import { workloadChecks } from "./verdict/workloads.ts";
 
 export type Status = "passed" | "failed" | "inconclusive" | "skipped" | "errored";
 export type Kind = "memcg" | "global" | "cpuset" | "mempolicy" | "none" | "unknown";
-export type Witness = "kmsg" | "counters" | "exit";
+export type Witness = "kmsg" | "counters" | "exit" | "trace";
 
 /** One thing that was expected, what came, and the lines of the record that show it. */
 export interface Check {
@@ -60,7 +62,12 @@ export interface Observed {
   foreignKills: Kill[] | null;
   processes: Record<
     string,
-    { exit: { code: number | null; signal: string | null } | null; maxRss: number | null; touched: number | null }
+    {
+      exit: { code: number | null; signal: string | null } | null;
+      maxRss: number | null;
+      touched: number | null;
+      cause: Cause<Kill>;
+    }
   >;
   cgroups: Record<string, Record<string, unknown>>;
   /** With a kubelet only. */
@@ -96,11 +103,12 @@ export function judge(events: readonly RunEvent[]): Verdict {
     return skippedVerdict(run.plan, run.plan.machine === "host" ? (run.capabilities?.kernel ?? null) : null);
   const facts = factsOf(run, events);
   const found = oomKillsOf(facts);
-  const others = otherEndsOf(facts, found);
-  const workloads = workloadChecks(facts, found.kills, others);
+  const others = confirmed(facts, otherEndsOf(facts, found));
+  const causes = causesOf(facts, found, others);
+  const workloads = workloadChecks(facts, found.kills, others, causes);
   const unreached = workloads.some(({ status }) => status === "inconclusive");
   const checks = [...expectationChecks(facts, found, others, unreached), ...found.doubts, ...workloads];
-  const notes = notesOf(facts, found, others);
+  const notes = notesOf(facts, found, { others, causes });
   const base = {
     ...identity(facts.plan, kernelOf(facts)),
     durationMs: eventsOf(events, "end")[0]?.durationMs ?? null,
@@ -110,7 +118,7 @@ export function judge(events: readonly RunEvent[]): Verdict {
   };
   const unmet = eventsOf(events, "unmet")[0];
   if (unmet) return { ...base, status: "skipped", reason: unmet.reason, checks: [], observed: null, notes };
-  return { ...base, ...outcomeOf(facts, checks), checks, observed: observedOf(facts, found), notes };
+  return { ...base, ...outcomeOf(facts, checks), checks, observed: observedOf(facts, found, causes), notes };
 }
 
 /** A verdict for a plan that was not run. */

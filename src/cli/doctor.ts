@@ -13,6 +13,7 @@ import {
   knownAccelerator,
   kvmProblem,
   missingPrograms,
+  traceProblem,
 } from "../machine/index.ts";
 import { loadAddon, stressPath } from "../native.ts";
 import { formatBytes } from "../units.ts";
@@ -99,6 +100,18 @@ function acceleration(): string {
   return "KVM is tried with the first VM";
 }
 
+/** The fourth witness. */
+function signals(): Finding {
+  const problem = traceProblem(loadAddon());
+  return {
+    name: "senders of signals",
+    ok: problem === null,
+    detail: problem ?? "tracefs names the sender of each SIGKILL and SIGTERM",
+    hint: "run as root; without it a SIGKILL that is no OOM kill has no name",
+    needed: false,
+  };
+}
+
 function native(): Finding {
   try {
     loadAddon();
@@ -176,6 +189,7 @@ async function host(): Promise<Finding[]> {
     version(2),
     // Without one a scenario runs all the same: what then stays open is said before a run.
     { name: "kernel log", ...kernelLogFindings(caps), needed: false },
+    signals(),
     {
       name: "pid namespace",
       ok: caps.initPidNamespace,

@@ -1,13 +1,12 @@
 /** `oomlab explain`: reads a kernel log, tells every OOM kill in it as it is read. */
 import { spawn } from "node:child_process";
-import { closeSync, fstatSync, openSync, readSync } from "node:fs";
-import { Duplex } from "node:stream";
+import { closeSync, openSync, readSync } from "node:fs";
+import { Duplex, PassThrough } from "node:stream";
 import { setFlagsFromString } from "node:v8";
 import { createGunzip } from "node:zlib";
 import type { Streams } from "../api.ts";
 import { openOutputs } from "../api/outputs.ts";
 import { OomlabError } from "../errors.ts";
-import { loadAddon, type LogSurvey } from "../native.ts";
 import { classicLines, createLogScanner, explainKill, type OomKill, type OomScan } from "../kmsg/index.ts";
 import { printable } from "../printable.ts";
 import { announce, type Output } from "../report/index.ts";
@@ -16,18 +15,19 @@ const chunkSize = 256 * 1024;
 
 /** A form of the explanation; what it writes leaves at `flush`. */
 interface LogReport {
-  /** The log could be read. */
+  /** The first log can be read. */
   onStart(): void;
-  /** `number` counts from 1. */
-  onKill(kill: OomKill, number: number): void;
-  onEnd(scan: OomScan, kills: number): void;
+  onKill(kill: OomKill, file: string): void;
+  /** What else a log shows, after its kills. */
+  onLogEnd(scan: OomScan, file: string): void;
+  onEnd(): void;
   flush(): void;
   /** Whether something was written since it was asked last. */
   wrote(): boolean;
 }
 
 export async function explain(
-  file: string,
+  files: string[],
   flags: { reporter: string[]; format: string; details?: boolean },
   streams: Streams,
 ): Promise<number> {
@@ -35,12 +35,12 @@ export async function explain(
   setFlagsFromString("--semi-space-growth-factor=1");
   setFlagsFromString("--heap-growing-percent=10");
   const withDetails = flags.details === true;
-  const { outputs, close } = openOutputs(flags.reporter, ["terminal", "json"], streams, { inputs: [file] });
+  const { outputs, close } = openOutputs(flags.reporter, ["terminal", "json"], streams, { inputs: files });
   const reports = outputs.map(({ name, output }) =>
-    name === "json" ? jsonReport(output, withDetails) : textReport(output, flags.format === "classic"),
+    name === "json" ? jsonReport(output, files, withDetails) : textReport(output, files, flags.format === "classic"),
   );
   let lost = false;
-  const tell = (call: (report: LogReport) => void): void =>
+  const show = (call: (report: LogReport) => void): void =>
     announce(
       reports,
       (message) => {
@@ -49,50 +49,42 @@ export async function explain(
       },
       call,
     );
-  // Sentences are made of the details.
-  const scanner = createLogScanner({ details: withDetails || outputs.some(({ name }) => name === "terminal") });
-  let told = 0;
-  const print = (kill: OomKill): void => {
-    told++;
-    tell((report) => report.onKill(kill, told));
-  };
-  // The records behind a kill (a group kill's title, the reaper's line) may still add to the last one.
-  let last: OomKill | undefined;
-  const take = (found: readonly OomKill[]): void => {
-    for (const kill of found) {
-      if (last) print(last);
-      last = kill;
-    }
-  };
-  const flush = (): void => tell((report) => report.flush());
+  const flush = (): void => show((report) => report.flush());
   let opened = false;
   const open = (): void => {
-    if (!opened) tell((report) => report.onStart());
+    if (!opened) show((report) => report.onStart());
     opened = true;
   };
   try {
-    await readLog(file, {
-      push(chunk) {
-        open();
-        take(scanner.push(chunk));
-        flush();
-      },
-      fill(read) {
-        const { size, kills } = scanner.fill(read);
-        take(kills);
-        flush();
-        return size;
-      },
-      pass: (lines) => scanner.pass(lines),
-      wrote: () => reports.some((report) => report.wrote()),
-    }).catch((error: unknown) => {
-      throw unreadable(file, error as Error);
-    });
-    open();
-    const scan = scanner.end();
-    take(scan.kills);
-    if (last) print(last);
-    tell((report) => report.onEnd(scan, told));
+    for (const file of files) {
+      // Sentences are made of the details.
+      const scanner = createLogScanner({ details: withDetails || outputs.some(({ name }) => name === "terminal") });
+      // The records behind a kill (a group kill's title, the reaper's line) may still add to the last one.
+      let last: OomKill | undefined;
+      const print = (kill: OomKill): void => show((report) => report.onKill(kill, file));
+      const take = (found: readonly OomKill[]): void => {
+        for (const kill of found) {
+          if (last) print(last);
+          last = kill;
+        }
+      };
+      await readLog(file, {
+        push(chunk) {
+          open();
+          take(scanner.push(chunk));
+          flush();
+        },
+        wrote: () => reports.some((report) => report.wrote()),
+      }).catch((error: unknown) => {
+        throw unreadable(file, error as Error);
+      });
+      open();
+      const scan = scanner.end();
+      take(scan.kills);
+      if (last) print(last);
+      show((report) => report.onLogEnd(scan, file));
+    }
+    show((report) => report.onEnd());
     flush();
     return lost ? 3 : 0;
   } finally {
@@ -105,44 +97,75 @@ function unreadable(file: string, cause: Error): OomlabError {
   return new OomlabError("LOG_UNREADABLE", `the log ${name} cannot be read: ${cause.message}`, { exitCode: 2, cause });
 }
 
-function jsonReport(output: Output, details: boolean): LogReport {
+function jsonReport(output: Output, files: readonly string[], details: boolean): LogReport {
   const { write, flush, wrote } = gathered(output);
-  let kills = 0;
+  const all = {
+    incomplete: [] as object[],
+    suppressed: 0,
+    noVictim: [] as object[],
+    panics: [] as object[],
+    others: [] as object[],
+  };
+  const named = (file: string): { file?: string } => (files.length > 1 ? { file } : {});
+  let printed = 0;
   return {
     onStart: () => write('{ "kills": ['),
-    onKill: (kill) => write(`${kills++ === 0 ? "\n" : ",\n"}${JSON.stringify(killJson(kill, details))}`),
-    onEnd: ({ incomplete }) => write(`${kills === 0 ? "" : "\n"}], "incomplete": ${JSON.stringify(incomplete)} }\n`),
+    onKill: (kill, file) =>
+      write(`${printed++ === 0 ? "\n" : ",\n"}${JSON.stringify({ ...named(file), ...killJson(kill, details) })}`),
+    onLogEnd(scan, file) {
+      all.suppressed += scan.suppressed;
+      for (const key of ["incomplete", "noVictim", "panics", "others"] as const)
+        for (const item of scan[key] ?? []) all[key].push({ ...named(file), ...item });
+    },
+    onEnd: () => write(`${printed === 0 ? "" : "\n"}], ${JSON.stringify(all).slice(1, -1)} }\n`),
     flush,
     wrote,
   };
 }
 
 /** `classicWords`: those of kernels 4.6 to 5.0. */
-function textReport(output: Output, classicWords: boolean): LogReport {
+function textReport(output: Output, files: readonly string[], classicWords: boolean): LogReport {
   const { write, flush, wrote } = gathered(output);
+  let [printed, headed] = [0, ""];
+  let before: OomKill | undefined;
+  const head = (file: string): void => {
+    if (files.length > 1 && headed !== file) write(`${headed === "" ? "" : "\n"}${printable(file)}:\n`);
+    headed = file;
+  };
   return {
     onStart: () => undefined,
-    onKill: (kill, number) => write(classicWords ? classic(kill, number === 1) : words(kill, number)),
-    onEnd({ incomplete, noVictim, panics, suppressed }, kills) {
-      for (const { line, reason } of incomplete)
-        write(`line ${line}: an OOM report that is not complete: ${printable(reason)}\n`);
+    onKill(kill, file) {
+      head(file);
+      write(classicWords ? classic(kill, printed === 0) : words(kill, printed + 1, before));
+      before = kill;
+      printed++;
+    },
+    onLogEnd({ incomplete, noVictim, panics, suppressed, others = [] }, file) {
+      head(file);
+      for (const { line, reason, comm, oomMemcg } of incomplete) {
+        const victim = comm == null ? "" : `, ${comm}`;
+        const limit = oomMemcg == null ? "" : `, for the limit of ${oomMemcg}`;
+        write(`line ${line}: an OOM report that is not complete: ${printable(`${reason}${victim}${limit}`)}\n`);
+      }
       for (const { line } of noVictim)
         write(`line ${line}: the OOM killer ran and found no process that it may kill\n`);
       for (const { line, text } of panics) write(`line ${line}: the kernel panicked: ${printable(text)}\n`);
       if (suppressed > 0) write(`the kernel's rate limit took the head of ${suppressed} OOM report(s)\n`);
-      if (kills === 0) write("no OOM kill in this log\n");
+      for (const { line, by, text } of others) write(`line ${line}: not the kernel, but ${by}: ${printable(text)}\n`);
+      const reports = incomplete.length + noVictim.length + panics.length;
+      if (before === undefined)
+        write(reports === 0 ? "no OOM kill in this log\n" : "no OOM kill that this log shows whole: see above\n");
+      before = undefined;
     },
+    onEnd: () => undefined,
     flush,
     wrote,
   };
 }
 
-/** Where a log goes: in chunks, each valid until the next, or read right into the buffer that is searched. */
+/** Where a log goes: in chunks, each valid until the next. */
 interface Sink {
   push(chunk: Uint8Array): void;
-  fill(read: (into: Uint8Array) => number): number;
-  /** Takes lines as read that hold nothing, if it can. */
-  pass(lines: number): boolean;
   /** Whether something was written since it was asked last. */
   wrote(): boolean;
 }
@@ -157,77 +180,12 @@ async function readLog(file: string, sink: Sink): Promise<void> {
     refuseOtherThanText(buffer.subarray(0, first));
     if (packed >>> 16 === 0x1f8b) return await unpack(createGunzip(), fd, buffer, first, (chunk) => sink.push(chunk));
     if (packed === 0x28b52ffd) return await unpack(zstd(), fd, buffer, first, (chunk) => sink.push(chunk));
-    const survey = startSurvey(fd, first);
-    let at: number | null = null;
-    try {
-      if (first > 0) sink.push(buffer.subarray(0, first));
-      // From then on it is read by place: the search has moved nothing.
-      if (survey !== null) at = await readSurveyed(fd, first, survey, sink);
-    } finally {
-      survey?.close();
-    }
-    for (;;) {
-      const size = sink.fill((into) => readChunk(fd, into, at));
-      if (size === 0) break;
-      if (at !== null) at += size;
+    for (let size = first; size > 0; size = readChunk(fd, buffer)) {
+      sink.push(buffer.subarray(0, size));
       if (sink.wrote()) await written();
     }
   } finally {
     if (fd !== 0) closeSync(fd);
-  }
-}
-
-/** A piece of a file that is passed as a whole or read; at least 64 KiB, as `pass` wants them. */
-const blockSize = 128 * 1024;
-/** So many in a row that hold something: of such a log nothing is passed, and the search only takes time. */
-const busyBlocks = 256;
-/** Below this, loading the addon takes longer. */
-const worthIt = 128 * blockSize;
-
-/** A native search in a file, under way, that says which blocks of it may be passed; null where there is none. */
-function startSurvey(fd: number, from: number): LogSurvey | null {
-  const stat = fstatSync(fd);
-  if (fd === 0 || !stat.isFile() || stat.size - from < worthIt) return null;
-  try {
-    const blocks = Math.floor((stat.size - from) / blockSize);
-    return loadAddon().survey(fd, from, blocks, blockSize, 0);
-  } catch {
-    // Without the addon the log is read without.
-    return null;
-  }
-}
-
-/** Reads the blocks that were surveyed, from `from` on; where it left off. */
-async function readSurveyed(fd: number, from: number, survey: LogSurvey, sink: Sink): Promise<number> {
-  let at = from;
-  const read = (into: Uint8Array): number => readSync(fd, into, 0, Math.min(into.length, end - at), at);
-  let end = at;
-  const blocks = blocksOf(survey);
-  let busy = 0;
-  for (let step = blocks.next(); !step.done;) {
-    const lines = step.value;
-    step = blocks.next();
-    end = at + blockSize;
-    // A record may have begun in the block before it.
-    if (lines >= 0 && !step.done && step.value >= 0 && sink.pass(lines)) at = end;
-    while (at < end) {
-      const size = sink.fill(read);
-      // It has been cut meanwhile.
-      if (size === 0) return at;
-      at += size;
-    }
-    if (sink.wrote()) await written();
-    busy = lines < 0 ? busy + 1 : 0;
-    if (busy === busyBlocks) return at;
-  }
-  return at;
-}
-
-function* blocksOf(survey: LogSurvey): Generator<number, void> {
-  for (;;) {
-    const found = survey.next();
-    if (found.length === 0) return;
-    yield* found;
   }
 }
 
@@ -240,6 +198,7 @@ function refuseOtherThanText(start: Buffer): void {
     ["fd377a585a", "xz: unpack it with `xz -dc FILE | oomlab explain`"],
     ["425a68", "bzip2: unpack it with `bzip2 -dc FILE | oomlab explain`"],
     ["7f454c46", "an ELF file"],
+    ["4c504b5348485248", "a binary journal: read it with `journalctl --file FILE -k | oomlab explain`"],
   ];
   const hex = start.toString("hex", 0, 8);
   const kind = kinds.find(([magic]) => hex.startsWith(magic));
@@ -253,10 +212,10 @@ function refuseOtherThanText(start: Buffer): void {
   if (odd > 8 && odd > sample.length * 0.03) throw new Error("it is not text");
 }
 
-function readChunk(fd: number, buffer: Uint8Array, position: number | null = null): number {
+function readChunk(fd: number, buffer: Uint8Array): number {
   for (;;) {
     try {
-      return readSync(fd, buffer, 0, buffer.length, position);
+      return readSync(fd, buffer, 0, buffer.length, null);
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
       if (code === "EOF") return 0;
@@ -267,10 +226,19 @@ function readChunk(fd: number, buffer: Uint8Array, position: number | null = nul
   }
 }
 
-/** Node 20 has no zstd: the tool unpacks. */
+/** Node 20 has no zstd: the tool unpacks, and says of a damaged file what is wrong with it. */
 function zstd(): Duplex {
-  const child = spawn("zstd", ["-dcq"], { stdio: ["pipe", "pipe", "inherit"] });
-  const duplex = Duplex.from({ writable: child.stdin, readable: child.stdout });
+  const child = spawn("zstd", ["-dcq"], { stdio: ["pipe", "pipe", "pipe"] });
+  let said = "";
+  child.stderr.on("data", (text: Buffer) => (said += text.toString()));
+  // The output ends whatever the status is: only a good one may end the log.
+  const output = new PassThrough();
+  child.stdout.pipe(output, { end: false });
+  child.on("close", (code) => {
+    if (code === 0) output.end();
+    else duplex.destroy(new Error(said.trim() || `zstd ended with status ${code}`));
+  });
+  const duplex = Duplex.from({ writable: child.stdin, readable: output });
   child.on("error", (error) => duplex.destroy(new Error(`unpacking it needs the program zstd (${error.message})`)));
   return duplex;
 }
@@ -297,7 +265,7 @@ async function unpack(
 }
 
 /** Writes what one chunk of the log told in one go. */
-function gathered(output: Output): { write(text: string): void; flush(): void; wrote(): boolean } {
+function gathered(output: Output): { write: (text: string) => void; flush: () => void; wrote: () => boolean } {
   let text = "";
   let wrote = false;
   const flush = (): void => {
@@ -327,16 +295,28 @@ function classic(kill: OomKill, first: boolean): string {
     .join("")}`;
 }
 
-function words(kill: OomKill, number: number): string {
+function words(kill: OomKill, number: number, before: OomKill | undefined): string {
+  // Of a group the first is explained, the others are listed below it.
+  if (kill.group && kill.constraint === null && before?.group === true && before.oomMemcg === kill.oomMemcg) {
+    const { pid, comm, anonRss } = kill.victim;
+    const held = anonRss === null ? "" : `, which held ${Math.round(anonRss / 1024)} KiB of anonymous memory`;
+    return `  OOM kill ${number} (line ${kill.line}): with it died process ${pid} (${printable(comm)})${held}\n`;
+  }
   const sentences = explainKill(kill).map((sentence) => `  ${printable(sentence)}\n`);
-  return `${number === 1 ? "" : "\n"}OOM kill ${number} (line ${kill.line})\n${sentences.join("")}`;
+  return `${number === 1 ? "" : "\n"}OOM kill ${number} (line ${kill.line}${when(kill)})\n${sentences.join("")}`;
+}
+
+/** When a kill happened, as far as the log shows it. */
+function when({ date, timeUs }: OomKill): string {
+  const uptime = timeUs === null ? "" : `, ${(timeUs / 1e6).toFixed(1)} s after boot`;
+  return `${date === null ? "" : `, ${printable(date)}`}${uptime}`;
 }
 
 /** The kill object of the JSON report; a log alone knows no scenario. */
 function killJson(
-  { kind, constraint, trigger, oomMemcg, taskMemcg, group, victim, line, missing, details }: OomKill,
+  { kind, constraint, trigger, oomMemcg, taskMemcg, group, victim, line, timeUs, date, missing, details }: OomKill,
   withDetails: boolean,
-): unknown {
+): object {
   return {
     kind,
     constraint,
@@ -349,6 +329,8 @@ function killJson(
     witnesses: ["kmsg"],
     victim,
     line,
+    atMs: timeUs === null ? null : Math.round(timeUs / 1000),
+    date,
     missing,
     ...(withDetails && details ? { details } : {}),
   };

@@ -7,7 +7,7 @@ import { MachineError, UsageError } from "../errors.ts";
 import { cgroupOwner, createOomScanner, type OomKill, ownerWords } from "../kmsg/index.ts";
 import { printable } from "../printable.ts";
 import { announce } from "../report/index.ts";
-import { openKernelLog } from "../machine/index.ts";
+import { openKernelLog, openTrace, type Trace, type TraceEvent } from "../machine/index.ts";
 import { loadAddon } from "../native.ts";
 import { formatBytes } from "../units.ts";
 import { sendToJournal, writesToJournal } from "./journal.ts";
@@ -16,7 +16,7 @@ import { sendToJournal, writesToJournal } from "./journal.ts";
 const everyMs = 100;
 
 export async function watch(
-  flags: { reporter: string[]; since: string; exec?: string },
+  flags: { reporter: string[]; since: string; exec?: string; signals?: boolean },
   streams: Streams,
 ): Promise<number> {
   // Little is kept of what is read: months under the same few megabytes.
@@ -35,6 +35,7 @@ export async function watch(
       hint: "run oomlab as root (a container: with --privileged)",
     });
   }
+  const trace = flags.signals ? await traced().catch((error: unknown) => (log.close(), Promise.reject(error))) : null;
   const toJournal = writesToJournal();
   let lost = false;
   const lose = (message: string): void => {
@@ -65,6 +66,8 @@ export async function watch(
           for (const kill of scanner.push({ ...event, line: event.seq ?? 0 })) tell(kill);
         }
       }
+      for (const { text, json } of trace ? killWords(trace.drain(), streams) : [])
+        announce(outputs, lose, ({ name, output }) => output.write(name === "ndjson" ? json : text));
       if (first && !printsRecords) streams.stderr.write("oomlab: watching /dev/kmsg, Ctrl-C ends it\n");
       first = false;
       await pause(streams.signal);
@@ -75,7 +78,44 @@ export async function watch(
   } finally {
     close();
     log.close();
+    await trace?.close();
   }
+}
+
+async function traced(): Promise<Trace> {
+  try {
+    return await openTrace(loadAddon(), `oomlab-watch${process.pid}`);
+  } catch (error) {
+    throw new MachineError("TRACE", `--signals: signals cannot be traced: ${(error as Error).message}`, {
+      cause: error,
+      hint: "run oomlab as root, on a kernel with tracefs",
+    });
+  }
+}
+
+/** Each SIGKILL that was delivered, with its sender. */
+function killWords(events: readonly TraceEvent[], { stderr }: Streams): { text: string; json: string }[] {
+  const victims = new Set(events.flatMap((event) => (event.type === "trace-victim" ? [event.pid] : [])));
+  return events.flatMap((event) => {
+    if (event.type === "trace-lost")
+      stderr.write(`oomlab: ${event.events} traced signals were lost: the buffer overran\n`);
+    if (event.type !== "trace-signal" || event.signal !== "SIGKILL" || event.result !== 0) return [];
+    const { timeUs, signal, pid, comm, sender } = event;
+    const isKernels = event.code === 128;
+    const isOom = isKernels && victims.has(pid);
+    const by = isKernels
+      ? { kind: isOom ? "oom-killer" : "kernel", pid: null, comm: null, unit: null }
+      : { kind: "process", ...sender };
+    const from = isKernels
+      ? `the kernel${isOom ? "'s OOM killer" : ""}`
+      : `pid ${sender.pid} (${printable(sender.comm ?? "unknown name")})${sender.unit === null ? "" : ` of ${printable(sender.unit)}`}`;
+    return [
+      {
+        text: `[${(timeUs / 1e6).toFixed(6).padStart(12)}] ${signal} to pid ${pid} (${printable(comm ?? "unknown name")}) from ${from}\n`,
+        json: `${JSON.stringify({ at: new Date().toISOString(), signal, pid, comm, by, timeUs })}\n`,
+      },
+    ];
+  });
 }
 
 function pause(signal: AbortSignal): Promise<void> {

@@ -4,6 +4,7 @@ import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { findRunDirectories, readProcs, removeDirectory, subtree } from "../cgroup/index.ts";
 import { type Addon, loadAddon } from "../native.ts";
+import { cleanTraces } from "./trace.ts";
 import { removeVolumes } from "./volumes.ts";
 
 export interface Cleaned {
@@ -16,9 +17,15 @@ export interface Cleaned {
 
 const waitMs = 5_000;
 
-/** Cleans every cgroup hierarchy of this machine. */
+/** Cleans every cgroup hierarchy of this machine, and its trace instances. */
 export async function cleanMachine(): Promise<Cleaned> {
-  return clean(findRunDirectories("/"));
+  const cgroups = await clean(findRunDirectories("/"));
+  const traces = await cleanTraces(loadAddon());
+  return {
+    removed: [...cgroups.removed, ...traces.removed],
+    inUse: [...cgroups.inUse, ...traces.inUse],
+    left: [...cgroups.left, ...traces.left],
+  };
 }
 
 /** Cleans what dead runs left beside the run that is about to start. */
@@ -32,7 +39,9 @@ export async function cleanBeside(directories: string[]): Promise<Cleaned> {
       return [];
     }
   });
-  return found.length === 0 ? { removed: [], inUse: [], left: [] } : clean(found);
+  if (found.length === 0) return { removed: [], inUse: [], left: [] };
+  await cleanTraces(loadAddon());
+  return clean(found);
 }
 
 async function clean(paths: string[]): Promise<Cleaned> {

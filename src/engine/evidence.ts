@@ -1,4 +1,4 @@
-/** The collectors: the kernel log as it is written, the counters of cgroups, the machine-wide count of OOM kills. */
+/** The collectors: the kernel log as it is written, the counters of cgroups, the machine-wide count of OOM kills, the trace. */
 import { closeSync, constants, openSync, readFileSync, readSync } from "node:fs";
 import { join } from "node:path";
 import { type Counters, readProcs, subtree } from "../cgroup/index.ts";
@@ -8,6 +8,7 @@ import type { Capabilities } from "../plan.ts";
 import type { Emit, RunEventBody, SnapshotMoment } from "../record.ts";
 import type { RunCgroups } from "./cgroups.ts";
 import { type KernelLog, openRunLog, type Trail } from "./kernel-log.ts";
+import type { Trace } from "./trace.ts";
 
 /** /proc/vmstat oom_kill: every OOM kill of this kernel, of any kind; null before 4.13. */
 function oomKillsOfMachine(): number | null {
@@ -31,6 +32,8 @@ export class Collector {
   #killsLogged = 0;
   #killsBefore = 0;
   #log: KernelLog | null = null;
+  #tracing: Promise<Trace | string> | null = null;
+  #trace: Trace | null = null;
   /** How long the log may trail behind the counters. */
   trail: Trail = { least: 0, most: 0 };
   #sampler: NodeJS.Timeout | null = null;
@@ -41,8 +44,20 @@ export class Collector {
     this.#emit = emit;
   }
 
+  /** Makes the trace ready, which takes the kernel some milliseconds; `name`: its instance's, null on a machine of our own. */
+  prepareTrace(name: string | null): void {
+    this.#tracing = import("./trace.ts")
+      .then(({ openTrace }) => openTrace(this.#addon, name))
+      .catch((error: unknown) => (error as Error).message);
+  }
+
   /** Begins: what is logged and counted from now on is the run's. */
   async open(caps: Capabilities): Promise<void> {
+    const trace = await this.#tracing;
+    if (trace !== null) {
+      this.#trace = typeof trace === "string" ? null : trace;
+      this.#emit({ type: "trace", problem: typeof trace === "string" ? trace : null });
+    }
     const { log, opened, trail } = await openRunLog(this.#addon, caps);
     this.#log = log;
     this.trail = trail;
@@ -53,13 +68,14 @@ export class Collector {
     for (const name of this.#cgroups.made) this.#watchOom(name);
   }
 
-  /** Tells what the kernel has logged so far. */
+  /** Tells what the kernel has logged and traced so far. */
   drain(): void {
     for (const event of this.#log?.drain() ?? []) {
       this.#emit(event);
       if (event.type !== "kmsg" || event.facility !== 0) continue;
       if (/(?:^|: )Killed process \d+ \(/.test(event.text)) this.#killsLogged++;
     }
+    for (const event of this.#trace?.drain() ?? []) this.#emit(event);
   }
 
   /** Whether the log says as many kills as the counters. */
@@ -101,6 +117,19 @@ export class Collector {
   /** Notifications are for cgroups that still stand: closed before those are removed. */
   closeWatches(): void {
     for (const watch of this.#watches.splice(0)) watch.close();
+  }
+
+  /** Ends the trace; what it still has is told. `leave`: a guard removes its instance. Never throws. */
+  async endTrace(leave = false): Promise<void> {
+    const trace = await this.#tracing;
+    this.#tracing = null;
+    this.#trace = null;
+    if (trace === null || typeof trace === "string") return;
+    try {
+      for (const event of await trace.close(leave)) this.#emit(event);
+    } catch (error) {
+      this.#emit(errorEvent(error));
+    }
   }
 
   close(): void {

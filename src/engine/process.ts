@@ -8,6 +8,7 @@ import { MachineError } from "../errors.ts";
 import { type Addon, type ExitInfo, type PollHandle, stressPath } from "../native.ts";
 import type { PlannedProcess } from "../plan.ts";
 import type { WorkerReport } from "../record.ts";
+import { inheritedStreams } from "./inherit.ts";
 
 const signals = osConstants.signals as Record<string, number>;
 // Aliases (SIGIOT, SIGPOLL) come last in the table; the first name is the usual one.
@@ -91,10 +92,68 @@ function commandLine(
       env: { ...process.env, ...plan.env },
     };
   const [name, ...args] = plan.argv;
+  if (plan.inherits) return { file: findProgram(name ?? "", cwd), args: [name ?? "", ...args], env: process.env };
   return {
     file: findProgram(name ?? "", cwd),
     args: [name ?? "", ...args],
     env: { ...process.env, OOMLAB_RUN: run, ...plan.env },
+  };
+}
+
+const pairs = (env: Record<string, string | undefined>): string[] =>
+  Object.entries(env).flatMap(([key, value]) => (value === undefined ? [] : [`${key}=${value}`]));
+
+/** A child of a protected harness would be spared by the OOM killer too. */
+const scoreOf = ({ oomScoreAdj }: PlannedProcess, own: number): { oomScoreAdj?: number } =>
+  oomScoreAdj !== null ? { oomScoreAdj } : own < 0 ? { oomScoreAdj: 0 } : {};
+
+/** A process that has this process's streams; of what it writes to standard error the last words are kept. */
+function startInherited(
+  addon: Addon,
+  {
+    plan,
+    placement,
+    where,
+    ownOomScoreAdj,
+  }: {
+    plan: PlannedProcess;
+    placement: Placement;
+    where: { cwd: string; run: string };
+    ownOomScoreAdj: number;
+  },
+  handlers: ProcessHandlers,
+): RunningProcess {
+  const { file, args, env } = commandLine(plan, where.cwd, where.run);
+  const streams = inheritedStreams(addon);
+  let child;
+  try {
+    child = addon.spawn({
+      file,
+      args,
+      env: pairs(env),
+      cwd: where.cwd,
+      ...placement,
+      ...scoreOf(plan, ownOomScoreAdj),
+      stdio: streams.stdio,
+      pdeathsig: signals["SIGKILL"] ?? 9,
+    });
+  } catch (error) {
+    void streams.end();
+    throw error;
+  }
+  const started = child;
+  streams.started();
+  addon.onExit(started, (exit) => {
+    void streams.end().then((words) => {
+      if (words !== "") handlers.output(words);
+      handlers.exit(exit);
+    });
+  });
+  return {
+    pid: started.pid,
+    signal: (number) => addon.signal(started, number),
+    goOn: () => undefined,
+    release: () => undefined,
   };
 }
 
@@ -115,6 +174,7 @@ export function startProcess(
     open.splice(at, 1);
     closeSync(fd);
   };
+  if (plan.inherits) return startInherited(addon, { plan, placement, where, ownOomScoreAdj }, handlers);
   try {
     const reports = plan.program !== "command";
     const [outputRead, outputWrite] = addon.pipe();
@@ -133,11 +193,10 @@ export function startProcess(
     const child = addon.spawn({
       file,
       args,
-      env: Object.entries(env).flatMap(([key, value]) => (value === undefined ? [] : [`${key}=${value}`])),
+      env: pairs(env),
       cwd: where.cwd,
       ...placement,
-      // A child of a protected harness would be spared by the OOM killer too.
-      ...(plan.oomScoreAdj !== null ? { oomScoreAdj: plan.oomScoreAdj } : ownOomScoreAdj < 0 ? { oomScoreAdj: 0 } : {}),
+      ...scoreOf(plan, ownOomScoreAdj),
       ...(plan.rlimits.length > 0 ? { rlimits: plan.rlimits } : {}),
       ...(plan.mempolicy ? { mempolicy: plan.mempolicy } : {}),
       ...(plan.cpus ? { cpus: plan.cpus } : {}),

@@ -15,6 +15,7 @@ import { runSteps } from "./steps.ts";
 import { mountVolumes, removeVolumes } from "./volumes.ts";
 
 const releaseMs = 1_000;
+const briefMs = 1_000;
 const removeMs = 5_000;
 
 /** Runs one plan to its end. Resolves when all that it made is gone; failures of the machine are `error` events. */
@@ -45,6 +46,7 @@ class Run {
   readonly #caps: Capabilities;
   readonly #emit: Emit;
   readonly #signal: AbortSignal;
+  readonly #began = performance.now();
   readonly #addon = loadAddon();
   readonly #cgroups: RunCgroups;
   readonly #processes: RunProcesses;
@@ -88,6 +90,7 @@ class Run {
 
   async execute(): Promise<void> {
     this.#emit({ type: "phase", phase: "create" });
+    this.#collector.prepareTrace(this.#plan.machine === "vm" ? null : this.#plan.top.name);
     await this.#cgroups.create();
     if (this.#plan.pods) mountVolumes(this.#plan.pods.volumes);
     this.#emit({ type: "phase", phase: "collect" });
@@ -135,7 +138,8 @@ class Run {
       this.#kubelet?.stop();
       await this.#endProcesses("cleanup");
       this.#collector.closeWatches();
-      if (!(await this.#removeCgroups()))
+      const [removed] = await Promise.all([this.#removeCgroups(), this.#collector.endTrace(this.#isBrief())]);
+      if (!removed)
         this.#emit({
           type: "error",
           code: "CGROUP_LEFT",
@@ -146,8 +150,18 @@ class Run {
     } catch (error) {
       this.#emit(errorEvent(error));
     }
+    await this.#collector.endTrace();
     this.#collector.close();
     await this.#cgroups.close().catch((error: unknown) => this.#emit(errorEvent(error)));
+  }
+
+  /**
+   * A command in the foreground that took no time: its guard removes the trace, for which the kernel makes us wait longer
+   * than the command took. Process 1 of a container takes its guard with it.
+   */
+  #isBrief(): boolean {
+    const isGuarded = this.#plan.processes.some(({ inherits }) => inherits) && process.pid !== 1;
+    return isGuarded && performance.now() - this.#began < briefMs;
   }
 
   /** What the plan asks of a cgroup that this kernel's have not, or null. On v1 the plan itself knows. */

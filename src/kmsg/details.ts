@@ -176,10 +176,10 @@ function readLines(records: string[], details: OomDetails): void {
     }
     if (first === 77 && /^Memory cgroup stats(?: for |: )/.test(line)) {
       const memcg = (details.memcg ??= { memory: null, swap: null, memsw: null, kmem: null, stats: {} });
-      // 3.9 to 5.2: a line for each cgroup below; the first is the one over its limit.
-      if (Object.keys(memcg.stats).length === 0)
-        for (const pair of line.matchAll(/([a-z_]{2,32}):(\d{1,16})KB/g))
-          memcg.stats[pair[1]!] = Number(pair[2]) * 1024;
+      // 3.9 to 5.2: a line for the cgroup over its limit and one for each below it.
+      const counted: Record<string, number> = {};
+      for (const pair of line.matchAll(/([a-z_]{2,32}):(\d{1,16})KB/g)) counted[pair[1]!] = Number(pair[2]) * 1024;
+      addStats(memcg.stats, counted, memcg.memory?.usage ?? null);
       section = Object.keys(memcg.stats).length === 0 ? "stats" : "none";
       continue;
     }
@@ -195,6 +195,9 @@ function readLines(records: string[], details: OomDetails): void {
         totalSwap: null,
         ramPages: null,
         reservedPages: null,
+        highmemPages: null,
+        hugetlb: null,
+        freeBlocks: {},
       };
       continue;
     }
@@ -229,6 +232,13 @@ function readInvoker(line: string, details: OomDetails): void {
   details.invoker.pid = Number(match[3] ?? match[4]);
 }
 
+/** Adds a descendant's counters, each without what lies below it; where a line counts all below it, the first is the sum. */
+function addStats(stats: Record<string, number>, counted: Record<string, number>, usage: number | null): void {
+  const charged = ({ cache = 0, rss = 0 }: Record<string, number>): number => cache + rss;
+  if (usage !== null && charged(stats) > 0 && charged(stats) + charged(counted) > usage) return;
+  for (const [name, bytes] of Object.entries(counted)) stats[name] = (stats[name] ?? 0) + bytes;
+}
+
 /** mm/show_mem.c show_free_areas() and friends. */
 function readMemory(line: string, memory: NonNullable<OomDetails["memory"]>): void {
   const node = /^Node (\d{1,5}) (?=[a-z_()]{2,32}: ?\d{1,16}kB)/.exec(line);
@@ -247,15 +257,29 @@ function readMemory(line: string, memory: NonNullable<OomDetails["memory"]>): vo
     else memory.totalSwap = kib(swap[2]);
     return;
   }
-  const count = /^(\d{1,16}) (total pagecache pages|pages in swap cache|pages RAM|pages reserved|reserved pages)$/.exec(
-    line,
-  );
+  const count =
+    /^(\d{1,16}) (total pagecache pages|pages in swap cache|pages RAM|pages reserved|reserved pages|pages HighMem\/MovableOnly|pages HighMem)$/.exec(
+      line,
+    );
   if (count !== null) {
     const pages = Number(count[1]);
     if (count[2] === "total pagecache pages") memory.pagecachePages = pages;
     else if (count[2] === "pages in swap cache") memory.swapCachePages = pages;
     else if (count[2] === "pages RAM") memory.ramPages = pages;
+    else if (count[2]!.startsWith("pages HighMem")) memory.highmemPages = pages;
     else memory.reservedPages = pages;
+    return;
+  }
+  const free = /^((?:Node \d{1,5} )?[A-Za-z0-9]{1,16}): (?=\d{1,12}\*\d{1,8}kB )/.exec(line);
+  if (free !== null) {
+    const blocks: Record<string, number> = {};
+    for (const pair of line.matchAll(/(\d{1,12})\*(\d{1,8})kB/g)) blocks[Number(pair[2]) * 1024] = Number(pair[1]);
+    if (Object.keys(memory.freeBlocks).length < 1000) memory.freeBlocks[free[1]!] = blocks;
+    return;
+  }
+  const huge = /^(?:Node \d{1,5} )?hugepages_total=(\d{1,12}) .{0,80}hugepages_size=(\d{1,12})kB$/.exec(line);
+  if (huge !== null) {
+    memory.hugetlb = (memory.hugetlb ?? 0) + Number(huge[1]) * Number(huge[2]) * 1024;
     return;
   }
   if (/^(?:[a-z_]{2,32}:\d{1,16}(?: |$)){1,12}/.test(line))

@@ -79,6 +79,10 @@ export interface KilledLine extends Omit<OomVictim, "comm"> {
   comm: string | null;
   /** "whole": both ends fit; "bare": pid and comm only, as 2.6.32 printed it; "cut": ends inside a field; "garbled": nothing a kernel prints. */
   shape: "whole" | "bare" | "cut" | "garbled";
+  /** In words that are none of mm/oom_kill.c's: a policy's. */
+  policy?: boolean;
+  /** Virtuozzo: the container whose beancounter ran out; null for the machine. */
+  beancounter?: string | null;
 }
 
 /** What stands before a choice or a kill: whose memory ran out, and how the victim was found. */

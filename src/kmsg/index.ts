@@ -1,9 +1,8 @@
 export { classicLines } from "./classic.ts";
-export { type CgroupOwner, cgroupOwner, ownerWords } from "./container.ts";
-export { explainKill } from "./explain.ts";
-export { createLogScanner, scanKernelLog } from "./fast.ts";
+export { type CgroupOwner, cgroupOwner, limitWords, ownerWords } from "./cgroup-owner.ts";
+export { explainKill } from "./sentences.ts";
+export { createLogReader, createLogScanner, scanKernelLog } from "./scan-log.ts";
 export { printable } from "../printable.ts";
-export { createLogReader } from "./read.ts";
 export { parseKmsgRecord } from "./record.ts";
 export { createOomScanner, findOomKills } from "./scan.ts";
 export type {

@@ -40,6 +40,22 @@ const KINDS: Record<string, OomKind> = {
   CONSTRAINT_MEMORY_POLICY: "mempolicy",
 };
 
+/** Whether a memory cgroup's limit was hit; null where the record leaves it open. */
+export function isMemcg({ constraint, oomMemcg }: SelectedLine): boolean | null {
+  switch (constraint) {
+    case "CONSTRAINT_MEMCG":
+      return true;
+    case "CONSTRAINT_NONE":
+      // 5.0 and 5.1 print it for every kind (fixed by 432b1de0de02): a path says more.
+      return oomMemcg !== null;
+    case "CONSTRAINT_CPUSET":
+    case "CONSTRAINT_MEMORY_POLICY":
+      return false;
+    default:
+      return constraint === "" && oomMemcg !== null ? true : null;
+  }
+}
+
 export function near(a: number | null, b: number | null): boolean {
   return a === null || b === null || Math.abs(a - b) < 5_000_000;
 }
@@ -56,9 +72,9 @@ export function toKill(
   const manual =
     report?.sysrq === true ||
     (report === null && sysrq !== null && prefix === "global" && near(sysrq.timeUs, record.timeUs));
-  const lines = [...(report?.lines ?? []), record.line];
+  const lines = [...(report?.lines ?? []), record.line].toSorted((a, b) => a - b);
   return {
-    kind: kindOf(constraint, prefix, killed, report, manual),
+    kind: kindOf(selected, prefix, killed, report, manual),
     constraint,
     trigger: triggerOf(report, prefix, constraint, manual),
     oomMemcg: selected?.oomMemcg ?? (report?.taskIn?.whole === true ? report.taskIn.limit : null),
@@ -79,6 +95,7 @@ export function toKill(
     line: lines[0]!,
     seq: record.seq,
     timeUs: record.timeUs,
+    date: record.date ?? null,
     // Up to 5.0 a child may die in place of the task selected: another process, not another thread.
     tgid: selected?.pid != null && selected.pid !== killed.pid && report?.chosen == null ? selected.pid : null,
     lines,
@@ -87,17 +104,18 @@ export function toKill(
 }
 
 /** The kind, from what the format can say. docs/kernel-log.md has the table. */
-function kindOf(
-  constraint: string | null,
+export function kindOf(
+  selected: SelectedLine | null,
   prefix: OomPrefix | null,
-  killed: KilledLine,
+  killed: KilledLine | null,
   report: Report | null,
   manual: boolean,
 ): OomKind {
-  if (constraint !== null) return KINDS[constraint] ?? "unknown";
+  if (selected !== null && isMemcg(selected) === true) return "memcg";
+  if (selected !== null && selected.constraint !== "") return KINDS[selected.constraint] ?? "unknown";
   if (prefix === "memcg" || report?.taskIn != null) return "memcg";
   if (prefix === null) return "unknown";
-  const told = killed.told ?? report?.chosen?.told ?? null;
+  const told = killed?.told ?? report?.chosen?.told ?? null;
   if (told !== null) return told;
   if (manual) return "global";
   // Up to 5.0 no record names a constraint: "Out of memory" is the format's own word for node-level.

@@ -1,4 +1,5 @@
 /* oxlint-disable no-control-regex -- terminals leave theirs in logs */
+import { createDresser } from "./dress.ts";
 import type { OomLine } from "./grammar.ts";
 import { matchOomLine } from "./match.ts";
 import { fromJson } from "./objects.ts";
@@ -24,11 +25,15 @@ interface Pending {
 export function createLineReader(
   emit: (record: KmsgRecord, found?: OomLine | null) => void,
   before: (distance: number) => string | null = () => null,
+  lose: (line: number, reason: string) => void = () => undefined,
+  note: (line: number, by: string, text: string) => void = () => undefined,
 ): {
   line(raw: string, number: number): void;
   flush(): void;
+  end(): void;
   waiting(): boolean;
 } {
+  const dresser = createDresser((record) => emit(record), lose);
   let pending: Pending | null = null;
   let seen = 0;
 
@@ -69,18 +74,29 @@ export function createLineReader(
       return;
     }
     if (first === 123 && object(text, number)) return;
+    const dressed = dresser.read(text, number);
+    if (dressed !== undefined) {
+      flush();
+      emit(dressed);
+      return;
+    }
     const head = readPrefix(text);
     if (head.origin === "bare") {
       if (skipped > 0) lookBack(number, skipped);
       if (pending !== null && pending.of === 0 && join(pending, head.text, number)) return;
       if (head.text.trim() === "") return;
     }
+    if (head.part !== null && head.part.from > 0 && skipped > 0) lookBack(number, skipped);
     if (head.part !== null && pieceOf(head)) return;
     flush();
     // A collector's prefix, then the entry.
     if (head.origin !== "bare" && head.text.startsWith('{"') && object(head.text, number)) return;
     const record = toRecord(head, number);
-    if (record === null) return;
+    if (record === null) {
+      const other = OTHER_KILLER.exec(text.slice(0, 1024));
+      if (other !== null) note(number, other[1]!, other[2]!);
+      return;
+    }
     if (head.part !== null && head.part.from === 0 && record.text.length < head.part.of) {
       pending = { record, rank: 0, last: number, joins: 0, of: head.part.of };
       return;
@@ -90,6 +106,7 @@ export function createLineReader(
       return;
     }
     const found = matchOomLine(record.text);
+    if (!isWhole(found) && dresser.hold(text, number, head, found === null ? null : record)) return;
     if (mayContinue(record, found))
       pending = { record, rank: rankOf(found, record.text), last: number, joins: 0, of: 0 };
     else emit(record, found);
@@ -156,8 +173,17 @@ export function createLineReader(
     return true;
   }
 
-  return { line, flush, waiting: () => pending !== null };
+  function end(): void {
+    flush();
+    dresser.end();
+  }
+
+  return { line, flush, end, waiting: () => pending !== null };
 }
+
+// What other killers log of a kill (systemd src/oom/oomd-util.c, earlyoom kill.c).
+const OTHER_KILLER =
+  / (systemd-oomd|earlyoom)(?:\[\d{1,10}\])?: (Killed \/.{1,512} due to .{1,300}|sending SIG(?:TERM|KILL) to process \d.{1,300})$/;
 
 // A record is wrapped into so many lines more at most.
 const MAX_JOINS = 8;
@@ -170,6 +196,12 @@ const ANSI =
 /** Terminal colours and the like. */
 function clean(text: string): string {
   return text.includes("\u001b") ? text.replace(ANSI, "") : text;
+}
+
+/** Whether a record ends where its line does. */
+function isWhole(found: OomLine | null): boolean {
+  if (found?.type === "killed") return found.shape !== "garbled";
+  return found !== null && (found.type !== "selected" || found.whole) && (found.type !== "chosen" || found.whole);
 }
 
 /** How much of a record is there; more is better. */
@@ -246,6 +278,7 @@ function isStub(raw: string): boolean {
   const first = raw.charCodeAt(0);
   if (first !== 77 && first !== 79 && first !== 75 && first !== 84 && first > 32) return false;
   const text = raw.trim();
+  if (!/^[MOKT]/.test(text)) return false;
   if (text.startsWith("Task"))
     return text.startsWith("Tasks in /")
       ? !text.endsWith("memory.oom.group set")

@@ -1,5 +1,5 @@
 // `Kill process` and `Killed process` in all their spellings; see docs/kernel-log.md.
-import { COMM_WINDOW, type ChosenLine, type KilledLine, type Message, isDigit, own } from "./grammar.ts";
+import { COMM_WINDOW, type ChosenLine, type KilledLine, type Message, own } from "./grammar.ts";
 
 /** `N (comm) score S or sacrifice child` from `at`. */
 export function matchChosen(
@@ -34,8 +34,6 @@ export function matchChosen(
 
 /** What follows `Killed process ` at `at`, in all spellings; see docs/kernel-log.md. */
 export function matchKilled(text: string, at: number, message: Message): KilledLine | null {
-  const known = readKilled(text, at, message);
-  if (known !== null) return known;
   const number = /^\d{1,10}(?= ?$|,| [([])/.exec(text.slice(at, at + 13));
   // "Killed process 5 by request": somebody else's words.
   if (number === null) return null;
@@ -86,72 +84,6 @@ export function matchKilled(text: string, at: number, message: Message): KilledL
   if (text.length - open <= COMM_WINDOW && !window.includes(")")) line.shape = "cut";
   return line;
 }
-
-/** The commonest spelling, 4.5 and later, read without ado; null for any other, which the general matcher reads. */
-function readKilled(text: string, at: number, message: Message): KilledLine | null {
-  let open = at;
-  while (open < at + 10 && isDigit(text.charCodeAt(open))) open++;
-  if (open === at || !text.startsWith(" (", open)) return null;
-  const close = text.indexOf(")", open + 2);
-  // More than one ")" may be part of a name: not for here.
-  if (
-    close === -1 ||
-    close - open > 18 ||
-    text.indexOf(")", close + 1) !== -1 ||
-    !text.startsWith(" total-vm:", close + 1)
-  )
-    return null;
-  let from = close + 11;
-  const numbers = NUMBERS;
-  let count = 0;
-  for (let i = 0; i < LABELS.length; i++) {
-    const label = LABELS[i]!;
-    let value = 0;
-    let digits = 0;
-    for (let code = text.charCodeAt(from); isDigit(code) && digits < 15; code = text.charCodeAt(from)) {
-      value = value * 10 + code - 48;
-      digits++;
-      from++;
-    }
-    if (digits === 0) return null;
-    numbers[count++] = value;
-    if (i === 6) break;
-    if (!text.startsWith(label, from)) {
-      if (count === 4 && from + 2 === text.length && text.startsWith("kB", from)) break;
-      return null;
-    }
-    from += label.length;
-    if (i === 5 && text.charCodeAt(from) === 45) {
-      if (!/^-\d{1,5}$/.test(text.slice(from))) return null;
-      numbers[count++] = Number(text.slice(from));
-      from = text.length;
-      break;
-    }
-  }
-  if (count === 7 ? from !== text.length : count !== 4) return null;
-  const full = count === 7;
-  // More page tables than address space: let matchSizes() see to it.
-  if (full && numbers[5]! > numbers[0]!) return null;
-  return {
-    type: "killed",
-    prefix: message.prefix,
-    allocating: message.allocating,
-    told: message.told,
-    pid: Number(text.slice(at, open)),
-    comm: own(text.slice(open + 2, close)),
-    uid: full ? numbers[4]! : null,
-    totalVm: numbers[0]! * 1024,
-    anonRss: numbers[1]! * 1024,
-    fileRss: numbers[2]! * 1024,
-    shmemRss: numbers[3]! * 1024,
-    pgtables: full ? numbers[5]! * 1024 : null,
-    oomScoreAdj: full ? numbers[6]! : null,
-    shape: "whole",
-  };
-}
-
-const LABELS = ["kB, anon-rss:", "kB, file-rss:", "kB, shmem-rss:", "kB, UID:", " pgtables:", "kB oom_score_adj:", ""];
-const NUMBERS = [0, 0, 0, 0, 0, 0, 0];
 
 const FIELD = /(?:, | )([A-Za-z_-]{2,24}):(-?\d{1,16})(kB)?/y;
 const CUT_FIELD =

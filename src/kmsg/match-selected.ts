@@ -7,14 +7,19 @@ import { COMM_WINDOW, type SelectedLine, contains, isDigit, own } from "./gramma
  * has no "/" unless it is "/", make the line readable all the same.
  */
 export function matchSelected(text: string): SelectedLine | null {
+  // A vendor's 3.10 prints no constraint: `oom-kill:,cpuset=...`.
+  if (text.startsWith("oom-kill:,")) return readFields(text, 9, newSelected(""));
   const from = 20;
   let to = from;
   while (to < from + 32 && isWord(text.charCodeAt(to))) to++;
   // A line cut within the constraint's own name says nothing yet.
   if (to === text.length) return newSelected(KNOWN.has(text.slice(from)) ? own(text.slice(from)) : "");
   if (text.charCodeAt(to) !== 44 || !text.startsWith("CONSTRAINT_", from)) return null;
-  const line: SelectedLine = newSelected(own(text.slice(from, to)));
+  return readFields(text, to, newSelected(own(text.slice(from, to))));
+}
 
+/** The fields behind the constraint, from `to` on. */
+function readFields(text: string, to: number, line: SelectedLine): SelectedLine {
   // From the right: `,pid=N,uid=N`
   const uidAt = digitsBefore(text, text.length);
   if (uidAt === text.length || !text.startsWith(",uid=", uidAt - 5)) return line;
@@ -98,7 +103,7 @@ export function commFits(line: SelectedLine, text: string, comm: string): Select
   if (line.comm === comm || line.pid === null || line.uid === null) return line;
   const tail = `,task=${comm},pid=${line.pid},uid=${line.uid}`;
   if (!trimmed.endsWith(tail)) return line;
-  const start = /^oom-kill:constraint=[A-Z_]*/.exec(trimmed.slice(0, 64))?.[0].length ?? 0;
+  const start = /^oom-kill:(?:constraint=[A-Z_]*)?/.exec(trimmed.slice(0, 64))?.[0].length ?? 0;
   const paths = matchPaths(trimmed, start, trimmed.length - tail.length);
   return { ...line, comm, ...paths };
 }

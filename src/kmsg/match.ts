@@ -36,7 +36,7 @@ export function matchOomLine(raw: string): OomLine | null {
   let found: OomLine | null = null;
   switch (text.charCodeAt(0)) {
     case 111: // o
-      if (text.startsWith("oom-kill:constraint=")) found = matchSelected(text);
+      if (text.startsWith("oom-kill:constraint=") || text.startsWith("oom-kill:,")) found = matchSelected(text);
       else if (text.startsWith("oom_kill_process: ")) found = matchSuppressed(text);
       break;
     case 77: // M
@@ -61,7 +61,16 @@ export function matchOomLine(raw: string): OomLine | null {
     default:
       break;
   }
-  return found ?? headerOf(text);
+  return found ?? headerOf(text) ?? matchOtherKill(text);
+}
+
+const OTHER = /^[A-Z][A-Za-z0-9 _-]{2,80}: Killed process (?=\d)/;
+
+/** `WORDS: Killed process`: a policy's own words (BPF). Only a whole record counts. */
+function matchOtherKill(text: string): OomLine | null {
+  const start = OTHER.exec(text.slice(0, 128));
+  const found = start === null ? null : matchKilled(text, start[0].length, BARE_MESSAGE);
+  return found?.type === "killed" && found.shape === "whole" ? { ...found, policy: true } : null;
 }
 
 const BARE_MESSAGE: Message = {
@@ -166,6 +175,8 @@ function matchMessage(text: string): OomLine | null {
     told = old[0].endsWith("cpuset") ? "cpuset" : "mempolicy";
     at = old[0].length;
   }
+  const virtuozzo = matchVirtuozzo(text);
+  if (virtuozzo !== null) return virtuozzo;
   const allocating = text.startsWith(ALLOCATING, at);
   if (allocating) at += ALLOCATING.length;
   if (!text.startsWith(": ", at)) return null;
@@ -180,6 +191,22 @@ function matchMessage(text: string): OomLine | null {
       : null;
   }
   return matchPanic(text);
+}
+
+/** OpenVZ and Virtuozzo on 2.6.32 (kernel/ub/ub_oom.c): a beancounter, a container's id, in place of a cgroup. */
+function matchVirtuozzo(text: string): OomLine | null {
+  const found =
+    /^Out of memory(?: in UB (\d{1,10}))?: OOM killed process (\d{1,10}) \((.{0,64})\) score \d{1,20} vm:(\d{1,15})kB, rss:\d{1,15}kB, swap:\d{1,15}kB$/s.exec(
+      text.slice(0, 256),
+    );
+  if (found === null) return null;
+  const sizes = { totalVm: Number(found[4]) * 1024, anonRss: null, fileRss: null, shmemRss: null, pgtables: null };
+  const message: Message =
+    found[1] === undefined
+      ? { ...BARE_MESSAGE, prefix: "global", told: "global" }
+      : { ...BARE_MESSAGE, prefix: "memcg" };
+  const name = { pid: Number(found[2]), comm: own(found[3]!), uid: null, oomScoreAdj: null };
+  return { type: "killed", ...message, ...name, ...sizes, shape: "whole", beancounter: found[1] ?? null };
 }
 
 function matchPanic(text: string): OomLine | null {

@@ -1,9 +1,14 @@
 // Records in JSON: dmesg -J, journalctl -o json, container runtimes, Cloud Logging.
-import { readPrefix } from "./prefix.ts";
+import { FACILITIES, LEVELS, readPrefix } from "./prefix.ts";
 import { DECODER, MAX_LINE, MAX_TEXT, toRecord } from "./record.ts";
 import type { KmsgRecord } from "./types.ts";
 
-/** One JSON object in a line, or null. Understands dmesg -J, journalctl -o json, and objects that carry a log line. */
+const MAX_DEPTH = 6;
+const MAX_OPEN = 16;
+// Words that only a record of the OOM killer has.
+const OOM = /oom-kill|Kill(?:ed)? process \d|killed as a result of limit|memory\.oom\.group|no killable processes/;
+
+/** The records of one JSON text, or null where it is none. Understands dmesg -J, journalctl -o json, and objects that carry log lines. */
 export function fromJson(text: string, line: number): KmsgRecord[] | null {
   let value: unknown;
   try {
@@ -16,18 +21,27 @@ export function fromJson(text: string, line: number): KmsgRecord[] | null {
   return found;
 }
 
-function collect(value: unknown, line: number, found: KmsgRecord[], depth: number): void {
-  if (typeof value !== "object" || value === null || depth > 6) return;
-  if (Array.isArray(value)) {
-    for (const item of value) collect(item, line, found, depth + 1);
-    return;
-  }
+/** Gathers the records below a value; true where an object held one, or userland's. */
+function collect(value: unknown, line: number, found: KmsgRecord[], depth: number): boolean {
+  if (typeof value !== "object" || value === null || depth > MAX_DEPTH) return false;
+  if (Array.isArray(value)) return value.map((item) => collect(item, line, found, depth + 1)).includes(true);
   const record = recordOfObject(value as Record<string, unknown>, line);
   if (record !== undefined) {
     if (record !== null) found.push(record);
-    return;
+    return true;
   }
-  for (const item of Object.values(value)) collect(item, line, found, depth + 1);
+  // Another name for the message, or lines in one string.
+  let taken = false;
+  for (const item of Object.values(value)) {
+    if (typeof item === "string" && OOM.test(item)) {
+      for (const part of item.slice(0, MAX_LINE).split(/\r?\n/)) {
+        const inner = toRecord(readPrefix(part.slice(0, MAX_TEXT)), line);
+        if (inner !== null && part !== "") found.push(inner);
+      }
+      taken = true;
+    } else if (collect(item, line, found, depth + 1)) taken = true;
+  }
+  return taken;
 }
 
 /** The record that a JSON object or a journal entry holds; undefined where it holds none, null where it is not the kernel's. */
@@ -51,31 +65,23 @@ export function recordOfObject(value: Record<string, unknown>, line: number): Km
       caller: null,
       text: text.length > MAX_TEXT ? text.slice(0, MAX_TEXT) : text,
       line,
+      ...dateOf(value["__REALTIME_TIMESTAMP"]),
     };
   }
   if (value["msg"] !== undefined && (value["pri"] !== undefined || value["time"] !== undefined)) {
     const priority = integer(value["pri"]);
     const time = Number(value["time"]);
-    const facility =
-      typeof value["fac"] === "string"
-        ? FACILITY_NAMES.indexOf(value["fac"])
-        : priority === null
-          ? null
-          : priority >> 3;
-    const level =
-      typeof value["pri"] === "string" && priority === null
-        ? LEVEL_NAMES.indexOf(value["pri"])
-        : priority === null
-          ? null
-          : priority & 7;
+    const [fac, pri] = [value["fac"], value["pri"]];
+    const facility = typeof fac === "string" ? (FACILITIES[fac] ?? null) : priority === null ? null : priority >> 3;
+    const level = priority !== null ? priority & 7 : typeof pri === "string" ? (LEVELS[pri] ?? null) : null;
     const caller =
       typeof value["caller"] === "string" && /^[TC]\d{1,10}$/.test(value["caller"]) ? value["caller"] : null;
     return {
       seq: null,
       timeUs:
         Number.isFinite(time) && value["time"] !== null && value["time"] !== undefined ? Math.round(time * 1e6) : null,
-      facility: facility === -1 ? null : facility,
-      level: level === -1 ? null : level,
+      facility,
+      level,
       caller,
       text: text.slice(0, MAX_TEXT),
       line,
@@ -83,22 +89,6 @@ export function recordOfObject(value: Record<string, unknown>, line: number): Km
   }
   return toRecord(readPrefix(text.slice(0, MAX_TEXT).replace(/\n$/, "")), line);
 }
-
-const FACILITY_NAMES = [
-  "kern",
-  "user",
-  "mail",
-  "daemon",
-  "auth",
-  "syslog",
-  "lpr",
-  "news",
-  "uucp",
-  "cron",
-  "authpriv",
-  "ftp",
-];
-const LEVEL_NAMES = ["emerg", "alert", "crit", "err", "warn", "notice", "info", "debug"];
 
 /** A message: journald writes an array of bytes where it is not printable UTF-8. */
 function asText(value: unknown): string | null {
@@ -109,117 +99,108 @@ function asText(value: unknown): string | null {
   return DECODER.decode(Uint8Array.from(bytes as number[]));
 }
 
+/** journald's microseconds since 1970. */
+function dateOf(value: unknown): { date?: string } {
+  return typeof value === "string" && /^\d{16}$/.test(value)
+    ? { date: new Date(Number(value) / 1000).toISOString() }
+    : {};
+}
+
 function integer(value: unknown): number | null {
   const number =
     typeof value === "number" ? value : typeof value === "string" && /^\d{1,15}$/.test(value) ? Number(value) : null;
   return number !== null && Number.isSafeInteger(number) ? number : null;
 }
 
-/** Takes the innermost objects out of JSON text of any layout: one a line, pretty-printed, one endless array. */
+/** Takes objects that hold records out of JSON text of any layout: one a line, pretty-printed, one endless array. */
 export function createObjectReader(
   emit: (record: KmsgRecord) => void,
   onText: (line: string, number: number) => void,
 ): { push(chunk: string): void; end(): void } {
-  let object: string[] | null = null;
-  let size = 0;
-  let objectLine = 1;
+  // The text from the outermost open brace on, as far as it is kept, and where objects begin in it.
+  let text = "";
+  let open: { at: number; line: number }[] = [];
   let quoted = false;
   let escaped = false;
   let number = 1;
-  // Lines outside any object that are no JSON: a log may only begin with it.
-  let plain: string[] = [];
-  let plainSize = 0;
-  let isPlain: boolean | null = null;
+  // A line outside any object that is no JSON: a log may only begin with it.
+  let plain: string | null = null;
+  let isStart = true;
+
+  function close(): void {
+    const object = open.pop();
+    if (object === undefined || object.at < 0) return;
+    const found: KmsgRecord[] = [];
+    const value = text.slice(object.at);
+    let parsed: unknown;
+    try {
+      parsed = JSON.parse(value);
+    } catch {
+      parsed = null;
+    }
+    // What has been taken is not to be found again in the object around it.
+    if (collect(parsed, object.line, found, 0) || open.length === 0) text = `${text.slice(0, object.at)}null`;
+    for (const record of found) emit(record);
+    if (open.length === 0) text = "";
+  }
+
+  /** Keeps the newest text alone: objects that began before it are too large to hold a record themselves. */
+  function bound(): void {
+    if (text.length <= MAX_LINE * 2) return;
+    const from = text.length - MAX_LINE;
+    open = open.filter(({ at }) => at >= from).map(({ at, line }) => ({ at: at - from, line }));
+    text = open.length === 0 ? "" : text.slice(from);
+  }
+
+  function endPlain(): void {
+    onText(plain ?? "", number);
+    plain = null;
+  }
 
   function push(chunk: string): void {
     let from = 0;
     for (let i = 0; i < chunk.length; i++) {
       const code = chunk.charCodeAt(i);
-      if (isPlain === true) {
-        if (code === 10) {
-          keepPlain(chunk.slice(from, i));
+      if (code === 10) {
+        if (plain !== null) {
+          plain = (plain + chunk.slice(from, i)).slice(0, MAX_LINE);
           endPlain();
           from = i + 1;
-          number++;
         }
-        continue;
-      }
-      if (code === 10) {
         number++;
         // No JSON string holds a bare newline: the text was cut.
-        quoted = false;
-        escaped = false;
-        isPlain = null;
-        continue;
-      }
-      if (quoted) {
+        [quoted, escaped, isStart] = [false, false, true];
+      } else if (plain !== null) continue;
+      else if (quoted) {
         if (escaped) escaped = false;
         else if (code === 92) escaped = true;
         else if (code === 34) quoted = false;
-        continue;
-      }
-      if (code === 34) {
-        quoted = object !== null;
-      } else if (code === 123) {
-        object = [];
-        size = 0;
-        objectLine = number;
-        from = i;
-        isPlain = false;
+      } else if (code === 34) quoted = open.length > 0;
+      else if (code === 123) {
+        if (open.length === 0) from = i;
+        // Objects in objects in objects would be parsed over and over.
+        open.push({ at: open.length < MAX_OPEN ? text.length + i - from : -1, line: number });
+        isStart = false;
       } else if (code === 125) {
-        if (object !== null) {
-          keepObject(chunk.slice(from, i + 1));
-          finish();
+        if (open.length > 0) {
+          text += chunk.slice(from, i + 1);
+          from = i + 1;
+          close();
         }
-        isPlain = false;
-      } else if (object === null && isPlain === null && code > 32 && code !== 44 && code !== 91 && code !== 93) {
-        isPlain = true;
-        from = i;
-      } else if (
-        object === null &&
-        isPlain === null &&
-        code === 91 &&
-        chunk[i + 1] !== undefined &&
-        /[\d ]/.test(chunk[i + 1]!)
-      ) {
-        isPlain = true;
-        from = i;
+        isStart = false;
+      } else if (open.length === 0 && isStart && code > 32 && code !== 44 && code !== 93) {
+        if (code !== 91 || /[\d ]/.test(chunk[i + 1] ?? "")) [plain, from] = ["", i];
       }
     }
-    if (isPlain === true) keepPlain(chunk.slice(from));
-    else if (object !== null) keepObject(chunk.slice(from));
-  }
-
-  function keepObject(part: string): void {
-    size += part.length;
-    if (size > MAX_LINE) object = null;
-    else object?.push(part);
-  }
-
-  function keepPlain(part: string): void {
-    const room = MAX_LINE - plainSize;
-    if (room <= 0) return;
-    plain.push(part.slice(0, room));
-    plainSize += Math.min(part.length, room);
-  }
-
-  function endPlain(): void {
-    onText(plain.join(""), number);
-    plain = [];
-    plainSize = 0;
-    isPlain = null;
-  }
-
-  function finish(): void {
-    const text = (object ?? []).join("");
-    object = null;
-    for (const record of fromJson(text, objectLine) ?? []) emit(record);
+    if (plain !== null) plain = (plain + chunk.slice(from)).slice(0, MAX_LINE);
+    else if (open.length > 0) text += chunk.slice(from);
+    bound();
   }
 
   return {
     push,
     end() {
-      if (isPlain === true) endPlain();
+      if (plain !== null) endPlain();
     },
   };
 }

@@ -11,10 +11,12 @@ export interface PrefixedLine {
   caller: string | null;
   /** Where this part of a record begins, and how long the record is: extended netconsole sends long ones in pieces. */
   part: { from: number; of: number } | null;
+  /** The date or time of day, as the log wrote it. */
+  date?: string;
   text: string;
 }
 
-const LEVELS: Record<string, number> = {
+export const LEVELS: Record<string, number> = {
   emerg: 0,
   panic: 0,
   alert: 1,
@@ -27,7 +29,7 @@ const LEVELS: Record<string, number> = {
   info: 6,
   debug: 7,
 };
-const FACILITIES: Record<string, number> = {
+export const FACILITIES: Record<string, number> = {
   kern: 0,
   user: 1,
   mail: 2,
@@ -103,7 +105,8 @@ export function readPrefix(line: string): PrefixedLine {
   return head;
 }
 
-const PROMPT = /^[^[\]]{0,120}[#$%>:] ?(?=\[ {0,11}\d{1,10}\.\d{6}\])/;
+// `<12>` is a priority, no prompt.
+const PROMPT = /^[^[\]]{0,120}(?:[#$%:]|(?<!<\d{1,4})>) ?(?=\[ {0,11}\d{1,10}\.\d{6}\])/;
 
 /** `[  123.456789] text` without more ado: by far the commonest prefix. -1 where the general way must have a look. */
 function readUptime(line: string, head: PrefixedLine): number {
@@ -200,6 +203,7 @@ function readBrackets(line: string, at: number, head: PrefixedLine, outer: boole
       return at + caller[0].length;
     }
     const wall = DELTA.exec(start) ?? WALL.exec(start) ?? POD.exec(start);
+    if (wall !== null && WALL.test(wall[0])) head.date ??= wall[0].replace(/^\[|\][: ]*$/g, "");
     if (wall === null || (!/\d/.test(wall[0]) && wall[0][1] !== "p")) return -1;
     end = at + wall[0].length;
     // A console logger's time, then the kernel's.
@@ -272,23 +276,43 @@ const LOGCAT =
 const TIME = /^\d{1,2}:\d{2}:\d{2}(?:[.,]\d{1,9})? {1,3}(?=[<[])/;
 const NETCONSOLE = /^(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9a-f:.]{2,45})(?::\d{1,5})? /;
 
+/** The fields before the text of a record of /dev/kmsg, and their length; null where there are none. */
+export function readFields(start: string): {
+  length: number;
+  seq: number;
+  timeUs: number;
+  facility: number;
+  level: number;
+  caller: string | null;
+  part: PrefixedLine["part"];
+} | null {
+  const raw = /^(\d{1,5}),(\d{1,20}),(\d{1,20}),([^;]{0,200});/.exec(start);
+  if (raw === null) return null;
+  const more = raw[4] ?? "";
+  const part = /(?:^|,)ncfrag=(\d{1,6})\/(\d{1,6})/.exec(more);
+  return {
+    length: raw[0].length,
+    seq: Number(raw[2]),
+    timeUs: Number(raw[3]),
+    facility: Number(raw[1]) >> 3,
+    level: Number(raw[1]) & 7,
+    caller: /(?:^|,)caller=([TC]\d{1,10})/.exec(more)?.[1] ?? null,
+    part: part === null ? null : { from: Number(part[1]), of: Number(part[2]) },
+  };
+}
+
 /** Prefixes that start with a word or a number. */
 function readWords(line: string, at: number, start: string, head: PrefixedLine): number {
   const first = start.charCodeAt(0);
   const digit = first >= 48 && first <= 57;
   if (digit) {
     // Extended netconsole may have the kernel's release in front.
-    const raw = /^(?:\d{1,2}\.\d{1,3}[^,;]{0,64},)?(\d{1,5}),(\d{1,20}),(\d{1,20}),([^;]{0,200});/.exec(start);
-    if (raw !== null) {
-      head.facility = Number(raw[1]) >> 3;
-      head.level = Number(raw[1]) & 7;
-      head.seq = Number(raw[2]);
-      head.timeUs = Number(raw[3]);
-      head.caller = /(?:^|,)caller=([TC]\d{1,10})/.exec(raw[4] ?? "")?.[1] ?? null;
-      const part = /(?:^|,)ncfrag=(\d{1,6})\/(\d{1,6})/.exec(raw[4] ?? "");
-      if (part !== null) head.part = { from: Number(part[1]), of: Number(part[2]) };
-      head.origin = head.facility === 0 ? "kernel" : "other";
-      return at + raw[0].length;
+    const raw = /^(?:\d{1,2}\.\d{1,3}[^,;]{0,64},)?/.exec(start)![0].length;
+    const fields = readFields(start.slice(raw));
+    if (fields !== null) {
+      const { length, part, ...rest } = fields;
+      Object.assign(head, rest, { part, origin: rest.facility === 0 ? "kernel" : "other" });
+      return at + raw + length;
     }
   }
   if (digit) {
@@ -328,6 +352,7 @@ function readWords(line: string, at: number, start: string, head: PrefixedLine):
     return afterTag(line, at + tag[0].length, head);
   }
   let end = at + date[0].length;
+  head.date ??= date[0].replace(/[: ]+$/, "");
   // Container runtimes: `2025-01-01T00:00:00Z stdout F `
   const stream = /^std(?:out|err) [FP] /.exec(line.slice(end, end + 16));
   if (stream !== null) end += stream[0].length;
@@ -369,8 +394,9 @@ function readWords(line: string, at: number, start: string, head: PrefixedLine):
     head.origin = "kernel";
     return afterTag(line, end + modern[0].length, head);
   }
-  head.origin = digit || peer !== null ? "kernel" : "other";
-  // A date, then neither tag nor timestamp: `dmesg --time-format iso`, or a program's own line.
+  // A date, then neither tag nor timestamp: `dmesg --time-format iso`, or a line whose dress the report shows.
+  if (!digit && peer === null) return -1;
+  head.origin = "kernel";
   return end;
 }
 

@@ -1,4 +1,4 @@
-import { type PrefixedLine } from "./prefix.ts";
+import { type PrefixedLine, readFields } from "./prefix.ts";
 import type { KmsgRecord } from "./types.ts";
 
 // A line longer than this is no record: what follows is dropped up to the line's end.
@@ -23,18 +23,10 @@ export function parseKmsgRecord(raw: string, line = 1): KmsgRecord | null {
   const end = raw.indexOf("\n");
   // Lines after the first are the record's dictionary: " SUBSYSTEM=memory".
   const head = end === -1 ? raw : raw.slice(0, end);
-  const match = /^(\d{1,5}),(\d{1,20}),(\d{1,20}),([^;]{0,200});/.exec(head.slice(0, 256));
-  if (match === null) return null;
-  const priority = Number(match[1]);
-  return {
-    seq: Number(match[2]),
-    timeUs: Number(match[3]),
-    facility: priority >> 3,
-    level: priority & 7,
-    caller: /(?:^|,)caller=([TC]\d{1,10})/.exec(match[4] ?? "")?.[1] ?? null,
-    text: unescapeText(head.slice(match[0].length)),
-    line,
-  };
+  const fields = readFields(head.slice(0, 256));
+  if (fields === null) return null;
+  const { length, part: _, ...rest } = fields;
+  return { ...rest, text: unescapeText(head.slice(length)), line };
 }
 
 /** A line without its prefixes as a record; null where another program wrote it. */
@@ -54,6 +46,28 @@ export function toRecord(head: PrefixedLine, line: number): KmsgRecord | null {
     text,
     line,
   };
+  if (head.date !== undefined) record.date = head.date;
   if (head.origin === "bare") record.bare = true;
   return record;
+}
+
+/** Text of a range of the buffer; Node's Buffer is three times as fast on short lines. */
+export function decoderOf(bytes: Uint8Array): (from: number, to: number) => string {
+  const node = (
+    globalThis as {
+      Buffer?: {
+        from(
+          buffer: ArrayBufferLike,
+          offset: number,
+          length: number,
+        ): { toString(encoding: string, from: number, to: number): string };
+      };
+    }
+  ).Buffer;
+  if (node !== undefined) {
+    const view = node.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    return (from, to) => view.toString("utf8", from, to);
+  }
+  const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+  return (from, to) => decoder.decode(bytes.subarray(from, to));
 }

@@ -8,9 +8,9 @@ import {
   type SelectedLine,
   type TaskInLine,
 } from "./grammar.ts";
-import { type Report, near, toKill } from "./kill.ts";
+import { type Report, isMemcg, kindOf, near, toKill } from "./kill.ts";
 import { matchOomLine } from "./match.ts";
-import type { KmsgRecord, OomKill, OomScan, OomScanOptions } from "./types.ts";
+import type { KmsgRecord, OomIncomplete, OomKill, OomScan, OomScanOptions } from "./types.ts";
 
 const NONE: Report[] = [];
 const NO_KILLS: OomKill[] = [];
@@ -34,9 +34,11 @@ const MAX_REPORT_LINES = 20_000;
 const MAX_HEADER_ONLY_LINES = 3_000;
 const MAX_LISTED = 10_000;
 // The callers of oom_kill_process() in a stack.
-export const FRAME_WINDOW = 8;
+const FRAME_WINDOW = 8;
 const PIECE_LINES = 8;
 const PANIC_LINES = 3;
+// A group's members are printed between the two records of its first victim.
+const MAX_RECENT = 1024;
 // With details: a report whose head was cut off stands at the start of a log ...
 export const HEAD_LINES = 500;
 // ... and the reaper's record comes soon after the kill.
@@ -56,13 +58,11 @@ export function createOomScanner(options: OomScanOptions = {}): {
 }
 
 /**
- * The scanner for callers that pass over records of no interest, have matched a record already, or have seen a stack frame
- * without reading it. A record that no matcher takes never changes what is told later, but for the stack and the details.
+ * The scanner for callers that pass over records of no interest, or have matched a record already. A record that no matcher takes never changes what is told later, but for the stack and the details.
  */
 export function createMatchedScanner(options: OomScanOptions): {
   /** `position`: how many records, or lines that may be records, have been passed. */
   push(record: KmsgRecord, found?: OomLine | null, position?: number): OomKill[];
-  frame(line: number): boolean;
   /** How many lines after this one, just read, are of interest whatever they hold. */
   wants(line: number): number;
   /** Whether a report is under way that this line may belong to. */
@@ -77,18 +77,24 @@ export function createMatchedScanner(options: OomScanOptions): {
   let lastSeqAt = 0;
   let at = 0;
   let lastLine = 0;
+  // A record of a report had a prefix: the log is whole, and a bare line in it is another program's.
   let prefixed = false;
+  // The last kill without the records before it: `journalctl -r` has them behind it.
+  let tail: { kill: OomKill; record: KmsgRecord; killed: KilledLine; report: Report } | null = null;
+  let newestFirst = false;
   let lastNone = Number.NEGATIVE_INFINITY;
   let lastKill: { kill: OomKill; prefix: OomPrefix | null; caller: string | null } | null = null;
   const scan: OomScan = { kills: [], incomplete: [], suppressed: 0, noVictim: [], panics: [] };
   // The last kills: the reaper's line comes later.
   const reapable = new Map<number, OomKill>();
+  // The same for a group's first victim, which is printed twice, and for two sources in one log.
+  const recent = new Map<number, OomKill>();
   // Lines of a report whose head was cut off, for details.
   let orphan: ReportText | null = null;
 
   function giveUp(report: Report, reason: string): void {
     open = open.filter((other) => other !== report);
-    if (scan.incomplete.length < MAX_LISTED) scan.incomplete.push({ line: report.line, reason });
+    if (scan.incomplete.length < MAX_LISTED) scan.incomplete.push(incompleteOf(report, reason));
   }
 
   function close(report: Report): void {
@@ -97,23 +103,7 @@ export function createMatchedScanner(options: OomScanOptions): {
 
   function start(record: KmsgRecord): Report {
     if (open.length >= MAX_OPEN) giveUp(open[0]!, whyOpen(open[0]!));
-    const report: Report = {
-      line: record.line,
-      timeUs: record.timeUs,
-      caller: record.caller,
-      lines: [record.line],
-      bare: record.bare === true,
-      header: null,
-      taskIn: null,
-      selected: null,
-      selectedText: "",
-      piecesUntil: 0,
-      chosen: null,
-      sysrq: false,
-      frameLine: null,
-      limitWrite: false,
-      text: withDetails ? (orphan ?? newReportText()) : null,
-    };
+    const report = newReport(record, withDetails ? (orphan ?? newReportText()) : null);
     orphan = null;
     open.push(report);
     return report;
@@ -162,7 +152,39 @@ export function createMatchedScanner(options: OomScanOptions): {
       sweep = null;
   }
 
+  /** Adds a record that stands behind its kill, in a log that has the newest first; false where it is none. */
+  function addBehind(record: KmsgRecord, add: Partial<Report>): boolean {
+    if (tail === null || !sameCaller(tail.report.caller, record.caller)) return false;
+    const { kill, report, killed } = tail;
+    if (record.timeUs !== null && kill.timeUs !== null && !(kill.timeUs - record.timeUs < MAX_REPORT_US)) return false;
+    if (record.timeUs !== null && kill.timeUs !== null && record.timeUs > kill.timeUs) return false;
+    if (record.line - kill.lines.at(-1)! > MAX_REPORT_LINES) return false;
+    newestFirst = true;
+    sweep = null;
+    Object.assign(report, add);
+    report.lines.push(record.line);
+    if (report.text !== null) addContext(report.text, record.text);
+    const { group, details } = kill;
+    Object.assign(kill, toKill(tail.record, killed, report, null), { group });
+    if (details !== undefined) {
+      const text = report.text === null ? null : { ...report.text, lines: report.text.lines.toReversed() };
+      kill.details = { ...readDetails(text, report, killed), reaper: details.reaper };
+    }
+    if (add.header !== undefined) tail = null;
+    return true;
+  }
+
+  /** Whether a record that names this pid belongs to the kill before it. */
+  function isBehind(record: KmsgRecord, pid: number | null): boolean {
+    if (tail === null || tail.killed.pid !== pid || tail.report.selected !== null) return false;
+    const earlier = record.timeUs !== null && tail.kill.timeUs !== null && record.timeUs < tail.kill.timeUs;
+    return newestFirst || open.length === 0 || earlier;
+  }
+
   function onHeader(record: KmsgRecord, header: HeaderLine): void {
+    if (newestFirst && tail !== null && (tail.report.selected !== null || tail.report.chosen !== null)) {
+      if (addBehind(record, { header })) return;
+    }
     sweep = null;
     orphan = null;
     for (const report of candidates(record)) {
@@ -181,6 +203,7 @@ export function createMatchedScanner(options: OomScanOptions): {
   }
 
   function onTaskIn(record: KmsgRecord, taskIn: TaskInLine): void {
+    if (newestFirst && tail !== null && tail.report.chosen !== null && addBehind(record, { taskIn })) return;
     const twin = candidates(record).find(
       (report) =>
         report.taskIn !== null &&
@@ -199,6 +222,7 @@ export function createMatchedScanner(options: OomScanOptions): {
   }
 
   function onSelected(record: KmsgRecord, selected: SelectedLine): void {
+    if (isBehind(record, selected.pid) && addBehind(record, { selected, selectedText: record.text })) return;
     sweep = null;
     for (const other of candidates(record))
       if (other.selected !== null && other.selected !== selected) giveUp(other, whyOpen(other));
@@ -213,6 +237,8 @@ export function createMatchedScanner(options: OomScanOptions): {
   }
 
   function onChosen(record: KmsgRecord, chosen: ChosenLine): void {
+    if (tail?.killed.prefix === null && tail.report.chosen === null && isBehind(record, chosen.pid))
+      if (addBehind(record, { chosen })) return;
     const report = candidates(record).find(
       (other) =>
         other.chosen === null &&
@@ -229,7 +255,11 @@ export function createMatchedScanner(options: OomScanOptions): {
   /** The open report that a kill line ends. */
   function reportOf(record: KmsgRecord, killed: KilledLine): Report | null {
     const near = candidates(record);
+    const chosenFor = near.find((report) => report.selected?.pid === killed.pid);
+    if (newestFirst || killed.policy === true) return chosenFor ?? null;
     if (killed.prefix === null) {
+      if (chosenFor !== undefined && chosenFor.chosen === null && isMemcg(chosenFor.selected!) === null)
+        return chosenFor;
       const chosen = near.filter((report) => report.chosen !== null);
       return (
         chosen.find((report) => report.chosen?.pid === killed.pid) ??
@@ -251,7 +281,7 @@ export function createMatchedScanner(options: OomScanOptions): {
         (report) =>
           report.header !== null &&
           (record.timeUs !== null && report.timeUs !== null
-            ? record.timeUs - report.timeUs < 10_000_000
+            ? record.timeUs >= report.timeUs && record.timeUs - report.timeUs < 10_000_000
             : record.line - report.line < 300),
       ) ?? null
     );
@@ -267,6 +297,11 @@ export function createMatchedScanner(options: OomScanOptions): {
       else if (scan.incomplete.length < MAX_LISTED) scan.incomplete.push({ line: record.line, reason });
       return [];
     }
+    if (killed.policy === true && !named) {
+      const reason = `"Killed process ${killed.pid}" in words that no kernel is known to print, and no report names it: no kill is told from it`;
+      if (scan.incomplete.length < MAX_LISTED) scan.incomplete.push({ line: record.line, reason });
+      return [];
+    }
     // Without facility and prefix any program can have written it: then something of the kernel's must speak for it.
     if (
       record.bare === true &&
@@ -279,15 +314,12 @@ export function createMatchedScanner(options: OomScanOptions): {
         });
       return [];
     }
-    // Two sources in one file may print a record twice in a row.
-    if (
-      report === null &&
-      lastKill !== null &&
-      record.timeUs !== null &&
-      record.line - lastLine <= 2 &&
-      isTwin(lastKill.kill, record, killed)
-    )
+    // A group's first victim is printed twice, and two sources in one file may both have a record.
+    const before = recent.get(killed.pid);
+    if (report === null && before !== undefined && isRepeat(before, record, killed)) {
+      if (before.lines.length < 64 && before.lines.at(-1) !== record.line) before.lines.push(record.line);
       return [];
+    }
     if (
       sweep !== null &&
       (report === null || !named) &&
@@ -300,6 +332,10 @@ export function createMatchedScanner(options: OomScanOptions): {
     orphan = null;
     const kill = toKill(record, killed, report, sysrqLine);
     sysrqLine = null;
+    tail =
+      report?.selected == null && report?.chosen == null && report?.taskIn == null
+        ? { kill, record, killed, report: { ...newReport(record, withDetails ? newReportText() : null), lines: [] } }
+        : null;
     if (report !== null) {
       close(report);
       if (withDetails) kill.details = readDetails(report.text, report, killed);
@@ -340,6 +376,9 @@ export function createMatchedScanner(options: OomScanOptions): {
 
   function remember(kill: OomKill): OomKill {
     lastLine = kill.lines.at(-1)!;
+    recent.delete(kill.victim.pid);
+    recent.set(kill.victim.pid, kill);
+    if (recent.size > MAX_RECENT) recent.delete(recent.keys().next().value!);
     if (withDetails) {
       reapable.delete(kill.victim.pid);
       reapable.set(kill.victim.pid, kill);
@@ -364,6 +403,7 @@ export function createMatchedScanner(options: OomScanOptions): {
       }
       return;
     }
+    if (newestFirst && tail?.report.text != null) addContext(tail.report.text, text);
     if (open.length === 0) {
       if (withDetails && record.line <= HEAD_LINES && (isReportLine(text) || (orphan !== null && record.bare === true)))
         addContext((orphan ??= newReportText()), text);
@@ -447,7 +487,7 @@ export function createMatchedScanner(options: OomScanOptions): {
           sysrqLine = record;
           break;
       }
-      if (record.bare !== true && !(line.type === "taskin" && line.limit === "")) prefixed = true;
+      if (record.bare !== true && /^(?:header|selected|chosen)$/.test(line.type)) prefixed = true;
       if (record.seq !== null) {
         lastSeq = record.seq;
         lastSeqAt = at;
@@ -456,19 +496,14 @@ export function createMatchedScanner(options: OomScanOptions): {
     return kills;
   }
 
-  /** Notes a stack frame oom_kill_process() on this line; false where the open reports need the record itself. */
-  function frame(line: number): boolean {
-    if (open.length === 0) return true;
-    if (open.length > 1 || open[0]!.caller !== null) return false;
-    open[0]!.frameLine ??= line;
-    return true;
-  }
-
   /** How many lines after this one, just read, are of interest whatever they hold. */
   function wants(line: number): number {
     // "System is deadlocked on memory" comes right after the report that found no victim.
     let wanted = Math.max(0, lastNone + PANIC_LINES - line);
     for (const report of open) {
+      // The kill follows; a terminal may have wrapped it anywhere.
+      if (report.selected !== null || report.chosen !== null || report.taskIn !== null)
+        wanted = Math.max(wanted, Math.min(1, report.lines.at(-1)! + PIECE_LINES - line));
       if (report.selected?.whole === false) wanted = Math.max(wanted, report.piecesUntil - line);
       if (report.frameLine === line) wanted = Math.max(wanted, FRAME_WINDOW);
     }
@@ -514,9 +549,11 @@ export function createMatchedScanner(options: OomScanOptions): {
     return scan;
   }
 
-  const isOpen = (line: number): boolean => open.some((report) => line - report.line <= MAX_REPORT_LINES);
+  const isOpen = (line: number): boolean =>
+    open.some((report) => line - report.line <= MAX_REPORT_LINES) ||
+    (newestFirst && tail !== null && line - tail.kill.lines.at(-1)! <= MAX_REPORT_LINES);
 
-  return { push, frame, wants, isOpen, end };
+  return { push, wants, isOpen, end };
 }
 
 /** All at once. */
@@ -529,13 +566,49 @@ export function findOomKills(records: Iterable<KmsgRecord>, options: OomScanOpti
   return scan;
 }
 
-function isTwin(kill: OomKill, record: KmsgRecord, killed: KilledLine): boolean {
-  return (
-    kill.timeUs === record.timeUs &&
-    kill.victim.pid === killed.pid &&
-    kill.victim.totalVm === killed.totalVm &&
-    kill.victim.anonRss === killed.anonRss
-  );
+/** Whether a record names the victim of `kill` once more. */
+function isRepeat({ victim, timeUs, lines }: OomKill, record: KmsgRecord, killed: KilledLine): boolean {
+  const same = victim.comm === killed.comm && victim.totalVm === killed.totalVm && victim.anonRss === killed.anonRss;
+  const close =
+    timeUs !== null && record.timeUs !== null
+      ? Math.abs(timeUs - record.timeUs) < 5_000_000
+      : record.line - lines.at(-1)! < MAX_RECENT;
+  return same && close && victim.totalVm !== null;
+}
+
+function newReport(record: KmsgRecord, text: ReportText | null): Report {
+  return {
+    line: record.line,
+    timeUs: record.timeUs,
+    caller: record.caller,
+    lines: [record.line],
+    bare: record.bare === true,
+    header: null,
+    taskIn: null,
+    selected: null,
+    selectedText: "",
+    piecesUntil: 0,
+    chosen: null,
+    sysrq: false,
+    frameLine: null,
+    limitWrite: false,
+    text,
+  };
+}
+
+/** What a report without its kill still says. */
+function incompleteOf(report: Report, reason: string): OomIncomplete {
+  const { line, selected, chosen, taskIn } = report;
+  if (selected === null && chosen === null) return { line, reason };
+  return {
+    line,
+    reason,
+    kind: kindOf(selected, chosen?.prefix ?? null, null, report, report.sysrq),
+    pid: selected?.pid ?? chosen?.pid ?? null,
+    comm: selected?.comm ?? chosen?.comm ?? null,
+    oomMemcg: selected?.oomMemcg ?? taskIn?.limit ?? null,
+    taskMemcg: selected?.taskMemcg ?? taskIn?.task ?? null,
+  };
 }
 
 function sameCaller(a: string | null, b: string | null): boolean {
@@ -544,12 +617,7 @@ function sameCaller(a: string | null, b: string | null): boolean {
 
 /** Whether a kill or choice with this prefix can end the report. */
 function agrees(report: Report, prefix: OomPrefix): boolean {
-  const memcg =
-    report.selected !== null && report.selected.constraint !== ""
-      ? report.selected.constraint === "CONSTRAINT_MEMCG"
-      : report.taskIn !== null
-        ? true
-        : null;
+  const memcg = report.selected !== null ? isMemcg(report.selected) : report.taskIn !== null ? true : null;
   // A header alone says neither; with sysrq there is no cgroup.
   if (memcg === null) return report.chosen === null && (prefix === "global" || !report.sysrq);
   return memcg === (prefix === "memcg");

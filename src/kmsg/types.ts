@@ -14,6 +14,8 @@ export interface KmsgRecord {
   text: string;
   /** First line of the record in the input, from 1. */
   line: number;
+  /** Date and time of day as the log wrote them, where it did. */
+  date?: string;
   /** True where the line had no prefix at all: a record of a stripped log, a wrapped line, or another program's output. */
   bare?: boolean;
 }
@@ -60,6 +62,8 @@ export interface OomKill {
   seq: number | null;
   /** Time of the `Killed process` record. */
   timeUs: number | null;
+  /** Date and time of day of that record, as the log wrote them; null where it did not. */
+  date: string | null;
   /** The TGID that `oom-kill:` names, where it differs from the killed TID. */
   tgid: number | null;
   /** Lines of the records that the kill was told from, ascending. */
@@ -160,6 +164,12 @@ export interface OomDetails {
     totalSwap: number | null;
     ramPages: number | null;
     reservedPages: number | null;
+    /** Of a 32-bit machine: memory that the kernel's own allocations cannot use. */
+    highmemPages: number | null;
+    /** Reserved huge pages, bytes. */
+    hugetlb: number | null;
+    /** Of each zone the free blocks, by size in bytes: how many. */
+    freeBlocks: Record<string, Record<string, number>>;
   } | null;
   /** The task table; null when the report has none. `omitted` rows did not fit the reader's bounds. */
   tasks: OomTask[] | null;
@@ -183,6 +193,12 @@ export interface OomDetails {
 export interface OomIncomplete {
   line: number;
   reason: string;
+  /** Where the report says whom it selects: that, and for whose limit. */
+  kind?: OomKind;
+  pid?: number | null;
+  comm?: string | null;
+  oomMemcg?: string | null;
+  taskMemcg?: string | null;
 }
 
 export interface OomScan {
@@ -193,6 +209,8 @@ export interface OomScan {
   suppressed: number;
   /** `no killable processes`: the OOM killer ran and found nobody. */
   noVictim: { line: number; lines: number[] }[];
+  /** What programs that kill for memory (systemd-oomd, earlyoom) logged of their own kills, where the log has it. */
+  others?: { line: number; by: string; text: string }[];
   /** Panics for want of memory. */
   panics: { line: number; text: string }[];
 }

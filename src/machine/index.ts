@@ -15,8 +15,11 @@ export { cleanPods, kubernetesFindings, kubernetesMachine, type KubernetesOption
 export type { RemoteMachine } from "./remote.ts";
 export { hostMachine } from "./host.ts";
 export { kernelLogFindings, openKernelLog } from "../engine/kernel-log.ts";
+export { openTrace, type Trace, type TraceEvent, traceProblem } from "../engine/trace.ts";
 export { knownAccelerator, kvmProblem } from "./accel.ts";
 export { missingPrograms } from "./packages.ts";
+export { forwardSignals } from "../engine/foreground.ts";
+export { startGuard } from "../engine/guard.ts";
 export { cleanMachine } from "../engine/clean.ts";
 export { cacheFolder, cacheProblem, emptyCache, removeAbandoned } from "./cache.ts";
 export { type VmMachine, vmMachine } from "./vm.ts";

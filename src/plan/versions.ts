@@ -135,7 +135,8 @@ export function passControllers(
   const controllers = new Set(["memory"]);
   if (scenario.cgroups.some(({ files }) => files.some(({ file }) => file.startsWith("cpuset."))))
     controllers.add("cpuset");
-  if (cgroups.some(({ writes }) => writes.some(({ file }) => file.startsWith("hugetlb.")))) controllers.add("hugetlb");
+  for (const name of ["hugetlb", "pids"])
+    if (cgroups.some(({ writes }) => writes.some(({ file }) => file.startsWith(`${name}.`)))) controllers.add(name);
   const enable = {
     file: "cgroup.subtree_control",
     value: [...controllers].map((name) => `+${name}`).join(" "),

@@ -6,6 +6,7 @@ import { evidenceWords } from "./evidence.ts";
 import type { Check, Output, Reporter, RunInfo, ScenarioResult, Status, Summary, Verdict } from "./index.ts";
 import { liveView } from "./live.ts";
 import {
+  causeLines,
   checkWords,
   evictedWords,
   statusWords,
@@ -108,6 +109,7 @@ function scenario({ verdict, plan }: ScenarioResult, line: Line, paint: Paint): 
   for (const text of told) line(`  ${paint("cyan", printable(text))}`);
   if (told.length > 0) line();
   for (const kill of verdict.observed?.kills ?? []) line(`  ${killWords(kill)}`);
+  for (const words of causeLines(verdict)) line(`  ${words}`);
   for (const eviction of verdict.observed?.evictions ?? []) line(`  ${evictedWords(eviction)}`);
   for (const status of verdict.observed?.containerStatuses ?? [])
     if (status.state !== "waiting")

@@ -83,6 +83,22 @@ export function killWords(kill: Kill): string {
   return `${kill.kind} OOM kill of ${who}${limit === null ? "" : `, limit of ${limit}`}${sizes.length === 0 ? "" : `, ${sizes.join(", ")}`}; witnesses: ${kill.witnesses.join(", ")}${missing}`;
 }
 
+/** Why processes ended, where that is not told elsewhere: by a kill's own line, or as a note. */
+export function causeLines({ observed, notes }: Verdict): string[] {
+  return Object.entries(observed?.processes ?? {}).flatMap(([name, { exit, cause }]) => {
+    const isTold =
+      exit === null ||
+      exit.code === 0 ||
+      cause.kill !== null ||
+      cause.by?.kind === "oomlab" ||
+      notes.some((note) => note.startsWith(`${name} ended with status`) || note.startsWith(`${name} was ended by`));
+    return isTold && !tellsMore.has(cause.cause) ? [] : [`${cause.cause}: ${printable(cause.sentence)}`];
+  });
+}
+
+/** Causes that no note tells. */
+const tellsMore: ReadonlySet<string> = new Set(["heap-limit", "enomem", "userspace-oom", "signal"]);
+
 /** One eviction: when, by which numbers, and the kubelet's own message. */
 export function evictedWords({ pod, message, atMs, available, threshold, rank }: Eviction): string {
   const memory =

@@ -3,16 +3,21 @@ import { eventsOf, type RunEvent } from "../record.ts";
 import type { Kind, Verdict } from "../verdict.ts";
 import { evictionEnds } from "../verdict/evictions.ts";
 
-/** A process that did not end by itself. */
+/** A process that memory ended: by somebody else, or because it gave up. */
 export interface End {
-  /** The kubelet's eviction, or the kind of OOM kill. */
-  by: "eviction" | Exclude<Kind, "none">;
+  /** The kubelet's eviction, the kind of OOM kill, or why it gave up. */
+  by: "eviction" | Exclude<Kind, "none"> | GaveUp;
   process: string;
   /** Milliseconds from the start of the first process. */
   atMs: number;
   /** The cgroup whose limit was hit; null: none was. */
   limit: string | null;
 }
+
+/** What ends a process that no OOM kill and no eviction ended, and that the run did not end: it does not live. */
+type GaveUp = "heap-limit" | "enomem" | "userspace-oom" | "signal" | "exit";
+
+const gaveUp: ReadonlySet<string> = new Set<GaveUp>(["heap-limit", "enomem", "userspace-oom", "signal", "exit"]);
 
 export interface Outcome {
   /** In the order of time. */
@@ -61,6 +66,12 @@ export function outcomeOf(verdict: Verdict, events: readonly RunEvent[]): Outcom
     atMs: ms(t),
     limit: null,
   }));
+  const exits = new Map(eventsOf(events, "process-exit").map((event) => [event.process, event.t]));
+  const byItself = Object.entries(observed?.processes ?? {}).flatMap(([process, { exit, cause }]): End[] =>
+    isGaveUp(cause.cause) && exit?.code !== 0 && cause.by?.kind !== "oomlab"
+      ? [{ by: cause.cause, process, atMs: ms(exits.get(process) ?? Number.POSITIVE_INFINITY), limit: null }]
+      : [],
+  );
   const start = eventsOf(events, "kubelet").find(({ did }) => did === "start");
   const thresholds = start?.did === "start" ? start.thresholds : [];
   const polls = eventsOf(events, "kubelet").flatMap((event): Poll[] => {
@@ -69,7 +80,7 @@ export function outcomeOf(verdict: Verdict, events: readonly RunEvent[]): Outcom
     return node ? [{ atMs: Math.round((event.t - began) / 1000), available: node.available }] : [];
   });
   return {
-    ends: [...byKernel, ...byKubelet].toSorted((a, b) => a.atMs - b.atMs),
+    ends: [...byKernel, ...byKubelet, ...byItself].toSorted((a, b) => a.atMs - b.atMs),
     evicted: (observed?.evictions ?? []).map(({ pod }) => pod),
     polls,
     course: courseOf(events, polls[0]?.available ?? null, began),
@@ -79,6 +90,8 @@ export function outcomeOf(verdict: Verdict, events: readonly RunEvent[]): Outcom
     problem: status === "passed" || status === "failed" ? null : (reason ?? status),
   };
 }
+
+const isGaveUp = (cause: string): cause is GaveUp => gaveUp.has(cause);
 
 /** So many points draw a line. */
 const mostOfCourse = 120;

@@ -82,6 +82,11 @@ function loggedKills(facts: Facts): OomKills {
       told.atMs = earlier(told.atMs, millisecondsIn(facts, exit.line));
       told.evidence = [...told.evidence, exit.line];
     }
+    const traced = eventsOf(facts.events, "trace-victim").find(({ pid }) => pid === kill.victim.pid);
+    if (traced) {
+      told.witnesses.push("trace");
+      told.evidence = [...told.evidence, traced.line];
+    }
     completeFromCounters(facts, told, cgroup);
     kills.push(told);
     // A cgroup that a process made for itself has counters that nobody read.

@@ -1,13 +1,14 @@
 /** Things worth knowing of a run that decide nothing. Pure. */
 import { eventsOf } from "../record.ts";
-import { endedByUs, type OtherEnds, otherEndWords, unexplainedWords } from "./ends.ts";
+import type { Causes } from "./causes.ts";
+import { type OtherEnds, otherEndWords, unexplainedWords } from "./ends.ts";
 import { orderNotes } from "./evictions.ts";
 import { closedLogWords, type Facts, isLogClosed, lastWordsOf, reportsOf } from "./facts.ts";
 import type { OomKills } from "./kills.ts";
 import { turnNote } from "./turn.ts";
 
 /** What became of the container that was pressed comes first. */
-export function notesOf(facts: Facts, found: OomKills, others: OtherEnds): string[] {
+export function notesOf(facts: Facts, found: OomKills, ends: { others: OtherEnds; causes: Causes }): string[] {
   const { plan, events } = facts;
   const started = new Set(eventsOf(events, "process-start").map(({ process }) => process));
   const turn = turnNote(plan, found.kills, started, eventsOf(events, "panic").length > 0);
@@ -21,7 +22,7 @@ export function notesOf(facts: Facts, found: OomKills, others: OtherEnds): strin
       ? [`the kernel's rate limit took the head of ${found.suppressed} OOM report(s) (callbacks suppressed)`]
       : []),
     ...limitNotes(facts),
-    ...endNotes(facts, found, others),
+    ...endNotes(facts, found, ends),
     ...(plan.kubelet
       ? orderNotes(
           events,
@@ -115,17 +116,17 @@ function limitNotes({ events, final }: Facts): string[] {
 }
 
 /** Ends of processes that neither a kill of the log nor the scenario accounts for. */
-function endNotes(facts: Facts, { kills }: OomKills, others: OtherEnds): string[] {
+function endNotes(
+  facts: Facts,
+  { kills }: OomKills,
+  { others, causes }: { others: OtherEnds; causes: Causes },
+): string[] {
   const notes: string[] = [];
   for (const { name, program } of facts.plan.processes) {
     const exit = facts.exits.get(name);
     const other = others.get(name);
     if (other) notes.push(`${name} was ${otherEndWords(facts, other)}`);
-    else if (
-      (exit?.signal === "SIGKILL" || exit?.signal === "SIGTERM") &&
-      !endedByUs(facts, exit) &&
-      !kills.some(({ process }) => process === name)
-    )
+    else if ((exit?.signal === "SIGKILL" || exit?.signal === "SIGTERM") && causes.get(name)?.cause === "unknown")
       notes.push(`${name} was ended by ${unexplainedWords(facts, kills, exit.signal)}`);
     if (program !== "command" || !exit?.code || facts.plan.expect.exit.some(({ process }) => process === name))
       continue;

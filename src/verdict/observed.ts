@@ -1,13 +1,14 @@
 /** What was seen of a run, whatever was expected of it. Pure. */
 import { type Counters, eventsOf } from "../record.ts";
 import type { Kill, Kind, Observed } from "../verdict.ts";
+import type { Causes } from "./causes.ts";
 import { evictionsOf } from "./evictions.ts";
 import { type Facts, reportsOf } from "./facts.ts";
 import type { OomKills } from "./kills.ts";
 import { containerStatuses } from "./statuses.ts";
 
 /** Processes and cgroups by the scenario's names; sizes in bytes. */
-export function observedOf(facts: Facts, found: OomKills): Observed {
+export function observedOf(facts: Facts, found: OomKills, causes: Causes): Observed {
   const { plan, events } = facts;
   const { kills, foreign } = found;
   const evictions = evictionsOf(events);
@@ -15,7 +16,7 @@ export function observedOf(facts: Facts, found: OomKills): Observed {
     oom: kills[0]?.kind ?? withoutKill(facts, found),
     kills,
     foreignKills: foreign,
-    processes: processesOf(facts, kills),
+    processes: processesOf(facts, kills, causes),
     cgroups: cgroupsOf(facts),
     ...(plan.kubelet ? { evictions } : {}),
     ...(plan.pods
@@ -35,9 +36,9 @@ export function observedOf(facts: Facts, found: OomKills): Observed {
 /** What is known where no kill was told: only counters that stand still prove that none happened. */
 const withoutKill = ({ whole }: Facts, { counted }: OomKills): Kind => (whole && counted === 0 ? "none" : "unknown");
 
-function processesOf(facts: Facts, kills: readonly Kill[]): Observed["processes"] {
+function processesOf(facts: Facts, kills: readonly Kill[], causes: Causes): Observed["processes"] {
   const all: Observed["processes"] = {};
-  for (const { name } of facts.plan.processes) {
+  for (const [name, cause] of causes) {
     const exit = facts.exits.get(name);
     const sizes: number[] = [];
     let touched: number | null = null;
@@ -54,6 +55,7 @@ function processesOf(facts: Facts, kills: readonly Kill[]): Observed["processes"
       exit: exit ? { code: exit.code, signal: exit.signal } : null,
       maxRss: sizes.length > 0 ? Math.max(...sizes) : null,
       touched,
+      cause,
     };
   }
   return all;

@@ -1,8 +1,10 @@
 /** Workers that did not do what they stated, and why. Pure. */
+import type { Cause } from "../cause/index.ts";
 import type { PlannedProcess } from "../plan.ts";
 import type { EventOf, WorkerReport } from "../record.ts";
 import { formatBytes } from "../units.ts";
 import type { Check, Kill } from "../verdict.ts";
+import type { Causes } from "./causes.ts";
 import { type OtherEnds, otherEndWords, unexplainedWords } from "./ends.ts";
 import { describeExit, type Facts, lastWordsOf, ourSignal, outputOf, reportsOf } from "./facts.ts";
 
@@ -10,7 +12,7 @@ import { describeExit, type Facts, lastWordsOf, ourSignal, outputOf, reportsOf }
  * A worker that did not do what it stated proves nothing: its ENOMEM is no OOM kill, and no kill of it no survival. Nor does a
  * process that another OOM killer ended, whatever it was to do: the kernel's may have come, had the other not.
  */
-export function workloadChecks(facts: Facts, kills: readonly Kill[], others: OtherEnds): Check[] {
+export function workloadChecks(facts: Facts, kills: readonly Kill[], others: OtherEnds, causes: Causes): Check[] {
   const checks: Check[] = [];
   for (const process of facts.plan.processes) {
     const other = others.get(process.name);
@@ -30,7 +32,7 @@ export function workloadChecks(facts: Facts, kills: readonly Kill[], others: Oth
     const error = reports.find(({ report }) => report.type === "error");
     if (reports.filter(({ report }) => report.type === "touched").length >= process.workers) continue;
     if (kills.some((kill) => kill.process === process.name)) continue;
-    const detail = earlyEnd(facts, kills, process, exit, error);
+    const detail = earlyEnd(facts, kills, process, { exit, error, cause: causes.get(process.name) });
     if (detail === null) continue;
     const stated = facts.plan.expect.exit.some(
       (wanted) =>
@@ -54,8 +56,15 @@ function earlyEnd(
   facts: Facts,
   kills: readonly Kill[],
   process: PlannedProcess,
-  exit: EventOf<"process-exit"> | undefined,
-  error: { line: number; report: WorkerReport } | undefined,
+  {
+    exit,
+    error,
+    cause,
+  }: {
+    exit: EventOf<"process-exit"> | undefined;
+    error: { line: number; report: WorkerReport } | undefined;
+    cause: Cause | undefined;
+  },
 ): { text: string; lines: number[] } | null {
   const reached = Math.max(
     0,
@@ -83,7 +92,10 @@ function earlyEnd(
     };
   if (exit.signal === "SIGKILL" || exit.signal === "SIGTERM")
     return {
-      text: `ended ${after} by ${unexplainedWords(facts, kills, exit.signal)}`,
+      text:
+        cause === undefined || cause.cause === "unknown"
+          ? `ended ${after} by ${unexplainedWords(facts, kills, exit.signal)}`
+          : `${cause.sentence}, ${after} were touched`,
       lines: [exit.line, facts.run.line],
     };
   const words = lastWordsOf(facts, process.name);

@@ -135,7 +135,7 @@ describe("containers on Debian 13", { ...canBuildImage, ...canStartDistro }, () 
       `OOMLAB_CONTAINER_ENGINE=${programOf(engine)} OOMLAB_CONTAINER_OPTIONS=--volume=/usr:/usr:ro ` +
       `oomlab run --machine container ${file}`;
     const untilHolding = (): Promise<string> =>
-      guest.must("for i in $(seq 300); do pgrep -f '[s]tress.*--hold' && exit 0; sleep 0.2; done; exit 1", {
+      guest.must("for i in $(seq 300); do pgrep -f '[s]tress .*--hold' >/dev/null && exit 0; sleep 0.2; done; exit 1", {
         timeoutMs: 90_000,
       });
 
@@ -155,7 +155,7 @@ describe("containers on Debian 13", { ...canBuildImage, ...canStartDistro }, () 
 
       const killed = guest.start(command("/srv/holds/holds.yaml"), { as, timeoutMs: 150_000 });
       await untilHolding();
-      await guest.must("pkill -9 -f 'oomlab run --machine'");
+      await guest.must("pkill -9 -f '[o]omlab run --machine'");
       await killed;
       await expect.poll(left, { timeout: 60_000, interval: 2_000 }).toEqual([]);
     });

@@ -182,7 +182,13 @@ describe("a user without root, in an ssh session", canStartDistro, () => {
       expect(verdict("eva", name)).toMatchObject({
         status: "passed",
         observed: {
-          kills: [{ constraint: "CONSTRAINT_MEMCG", process: "hog", witnesses: ["kmsg", "counters", "exit"] }],
+          kills: [
+            {
+              constraint: "CONSTRAINT_MEMCG",
+              process: "hog",
+              witnesses: expect.arrayContaining(["kmsg", "counters", "exit"]),
+            },
+          ],
         },
       });
     });

@@ -99,7 +99,7 @@ describe("bad ends", needs(canRun), () => {
     const [told] = JSON.parse(stdout).scenarios;
     expect(told).toMatchObject({
       status: "inconclusive",
-      reason: expect.stringMatching(/SIGKILL that no kernel record or counter explains/),
+      reason: expect.stringMatching(/SIGKILL (?:from node|that no kernel record or counter explains)/),
       observed: { oom: "none", kills: [] },
     });
     expect(exitCode).toBe(3);
@@ -116,7 +116,7 @@ describe("bad ends", needs(canRun), () => {
     await new Promise((resolve) => setTimeout(resolve, 500));
     process.kill(processesWith("--sync-fd")[0] ?? 0, "SIGKILL");
     const { stdout, exitCode } = await run.ended;
-    expect(stdout).toMatch(/SIGKILL that no kernel record or counter explains/);
+    expect(stdout).toMatch(/SIGKILL (?:from node|that no kernel record or counter explains)/);
     expect(exitCode).toBe(3);
   });
 

@@ -1,7 +1,10 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { canRun, oomlab, start } from "../helpers/cli.ts";
 import { needs } from "../helpers/needs.ts";
 
@@ -33,6 +36,23 @@ describe("watch", needs(canRun), () => {
     expect(told).toHaveLength(2);
     expect(told[0]).toMatchObject({ kind: "memcg", oomMemcg: kill.oomMemcg, victim: kill.victim });
     expect(told[1]).toEqual(told[0]);
+  });
+
+  test("writes to a file as a kill happens, over what an earlier watch left there", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "oomlab-test-watch-"));
+    const file = join(folder, "kills.ndjson");
+    writeFileSync(file, "earlier\n");
+    const watching = start(["watch", "--reporter", `ndjson=${file}`]);
+    await vi.waitFor(() => expect(readFileSync(file, "utf8")).toBe(""), { timeout: 20_000 });
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    await oomlab(["run", "scenarios/memcg/own-limit.yaml", "-g", "limit$"]);
+    await vi.waitFor(() => expect(readFileSync(file, "utf8")).toContain('"comm":"stress"'), { timeout: 10_000 });
+    watching.kill("SIGINT");
+    const { stdout, exitCode } = await watching.ended;
+    expect({ stdout, exitCode }).toEqual({ stdout: "", exitCode: 130 });
+    for (const line of readFileSync(file, "utf8").trimEnd().split("\n"))
+      expect(JSON.parse(line)).toMatchObject({ victim: { pid: expect.any(Number) } });
+    rmSync(folder, { recursive: true });
   });
 
   test("ends when its reader does", async () => {

@@ -4,7 +4,7 @@
  * its own (PAM, logind, user@.service). The guest has no network beyond the ssh port that QEMU forwards.
  */
 import { createHash } from "node:crypto";
-import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, readdirSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { createConnection, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
@@ -21,16 +21,16 @@ import { needs, type Needs } from "./needs.ts";
 /** A distribution; a further one is one more of these. */
 interface DistroSpec {
   suite: string;
-  /** Where Node comes from: the distribution's package, or this machine's own program where the package is too old. */
-  node: "package" | "host";
+  /** Packages that others have not: its own Node where that is new enough, docker's client where that is not docker.io's. */
+  packages: string[];
 }
 
 /** By the name to put into OOMLAB_TEST_DISTRO. */
 const distros: Record<string, DistroSpec> = {
   /** systemd 257, kernel 6.12, Node 20. */
-  debian13: { suite: "trixie", node: "package" },
+  debian13: { suite: "trixie", packages: ["nodejs", "docker-cli"] },
   /** systemd 252, kernel 6.1. */
-  debian12: { suite: "bookworm", node: "host" },
+  debian12: { suite: "bookworm", packages: ["libstdc++6"] },
 };
 
 /** The users of a guest beside root, with their groups; all log in with one key. */
@@ -60,7 +60,7 @@ const packages = [
   ["systemd", "systemd-sysv", "systemd-oomd", "dbus", "dbus-user-session", "libpam-systemd", "udev", "kmod"],
   ["linux-image-cloud-amd64", "initramfs-tools", "zstd", "procps", "util-linux", "login", "passwd", "iproute2"],
   ["openssh-server", "sudo", "cron", "earlyoom", "python3-minimal"],
-  ["docker.io", "docker-cli", "iptables", "podman", "crun", "uidmap", "fuse-overlayfs", "slirp4netns", "netavark"],
+  ["docker.io", "iptables", "podman", "crun", "uidmap", "fuse-overlayfs", "slirp4netns", "netavark"],
 ].flat();
 
 /** Started by the tests that are about them; a manager with ManagedOOM properties starts systemd-oomd unless it is masked. */
@@ -113,7 +113,7 @@ const memory = "2G";
 
 const keyOf = (spec: DistroSpec): string =>
   createHash("sha256")
-    .update(JSON.stringify([4, spec, packages, setup, files, initramfs, diskSize, memory]))
+    .update(JSON.stringify([5, process.version, spec, packages, setup, files, initramfs, diskSize, memory]))
     .digest("hex")
     .slice(0, 16);
 
@@ -147,11 +147,12 @@ async function build(spec: DistroSpec, folder: string): Promise<void> {
   const hooks = [
     `--essential-hook=cp -r "${join(folder, "early")}"/. "$1"`,
     `--customize-hook=cp -r --no-preserve=ownership "${extra}"/. "$1" && chmod 700 "$1/root/.ssh" && chmod 600 "$1/root/.ssh/authorized_keys"`,
-    ...(spec.node === "host" ? [`--customize-hook=cp "${process.execPath}" "$1/usr/local/bin/node"`] : []),
+    // This machine's Node is first in PATH: oomlab's compiled code is made for it, and emulation is slow at compiling.
+    `--customize-hook=cp "${realpathSync(process.execPath)}" "$1/usr/local/bin/node"`,
     '--customize-hook=chroot "$1" sh /root/setup.sh',
   ];
   const options = ["man", "doc", "locale", "info"].map((name) => `--dpkgopt=path-exclude=/usr/share/${name}/*`);
-  const include = [...packages, ...(spec.node === "package" ? ["nodejs"] : ["libstdc++6"])].join(",");
+  const include = [...packages, ...spec.packages].join(",");
   const source = `deb ${site} ${spec.suite} main`;
   const what = ["--quiet", "--variant=minbase", `--include=${include}`, ...options, ...hooks, spec.suite, tree, source];
   await execa("mmdebstrap", what);

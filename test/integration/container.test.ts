@@ -85,7 +85,7 @@ describe("the image", canBuild, () => {
       { process: "stress", oomMemcg: expect.stringMatching(/\/libpod-.*\/oomlab-[0-9a-z]{8}\/container$/) },
     ]);
     // The numbers of the kernel's log are not the container's: the victim's end is a witness all the same.
-    expect(told[0]?.observed.kills[0]?.witnesses).toEqual(["kmsg", "counters", "exit"]);
+    expect(told[0]?.observed.kills[0]?.witnesses).toEqual(expect.arrayContaining(["kmsg", "counters", "exit"]));
     expect(exitCode).toBe(0);
   });
 
@@ -159,7 +159,9 @@ expect: { oom: none, exit: { reader: 0 } }
         { name: "over", status: "passed", machine: "container", kernel: expect.stringMatching(/^\d+\.\d+/) },
         { name: "reads", status: "passed", machine: "container" },
       ]);
-      expect(told[0]?.observed.kills).toMatchObject([{ process: "hog", witnesses: ["kmsg", "counters", "exit"] }]);
+      expect(told[0]?.observed.kills).toMatchObject([
+        { process: "hog", witnesses: expect.arrayContaining(["kmsg", "counters", "exit"]) },
+      ]);
       expect(exitCode).toBe(0);
       expect(nothingIsLeft()).toBe(true);
       // An old record is judged again without a container.

@@ -167,16 +167,16 @@ describe("the explanation", () => {
     expect(explainKill(kills("field/07-oomanalyser-5.15-proxmox-memcg.log")[0]!)).toMatchInlineSnapshot(`
       [
         "The kernel killed process 3902942 (php-fpm) because the memory cgroup /lxc/39004 was at its limit and too little could be reclaimed; the machine as a whole need not have been short of memory.",
-        "The limit that was hit is not the victim's own: it belongs to /lxc/39004, above the victim's cgroup /lxc/39004/ns/system.slice/docker-a59e4e7d3090c04c6ce5a4b7a8bc85228eb9b96ac00b1284643a8c7c11dda661.scope, and counts everything below it.",
-        "By its path, the victim's cgroup is that of container a59e4e7d3090 (docker).",
+        "It is the limit of container 39004 (lxc).",
+        "The limit that was hit is not the victim's own: it counts everything below it, and the victim ran in ns/system.slice/docker-a59e4e7d3090c04c6ce5a4b7a8bc85228eb9b96ac00b1284643a8c7c11dda661.scope (container a59e4e7d3090 (docker)).",
         "The cgroup used 29.8 GiB of the 29.8 GiB it may use, and charges had failed 83420 times.",
         "It may not use swap (its swap limit is 0), so anonymous memory had nowhere to go.",
         "The allocation that found no memory was made by process 3923954 (php-fpm): it set the OOM killer off, which then chose the victim.",
         "When it was killed it held 12 GiB of anonymous memory (heap, stacks) and 152 MiB of shared memory; its address space of 14.1 GiB does not count.",
         "Worked out on the scale of old kernels it scores 410, where 1000 stands for 29.8 GiB: the highest score dies.",
-        "In the cgroup, anonymous memory took 29 GiB, page cache without shared memory took 296 KiB, shared memory and tmpfs took 656 MiB and the kernel on its behalf took 111 MiB.",
-        "The largest processes in the report: process 3902942 (php-fpm) with 12.2 GiB, process 3589018 (php-fpm) with 6.9 GiB and process 3964255 (php-fpm) with 4.7 GiB.",
-        "Raise the limit of /lxc/39004, or lower what the cgroups below it may use together.",
+        "In the cgroup, shared memory and tmpfs took 656 MiB, anonymous memory took 29 GiB, page cache without shared memory took 296 KiB and the kernel on its behalf took 111 MiB.",
+        "The processes in the report, by name: 21 x php-fpm: 31.7 GiB, systemd-journal: 121 MiB, alloy: 95.2 MiB, 13 x nginx: 64.5 MiB and dockerd: 42.9 MiB.",
+        "Raise that limit, or lower what the cgroups below it may use together.",
       ]
     `);
   });
@@ -187,8 +187,8 @@ describe("the explanation", () => {
         "The victim ran in the cgroup /nolimit, whose own limit was not the reason.",
         "When it was killed it held 163 MiB of anonymous memory (heap, stacks), 4 KiB of files and 648 KiB of shared memory; its address space of 164 MiB does not count.",
         "Worked out on the scale of old kernels it scores 801, where 1000 stands for 204 MiB: the highest score dies.",
-        "On the machine, anonymous memory took 174 MiB, shared memory and tmpfs took 2.9 MiB and the kernel on its behalf took 10.6 MiB.",
-        "The largest processes in the report: process 113 (eat) with 163 MiB and process 111 (bystander) with 8.7 MiB.",
+        "On the machine of 255 MiB, shared memory and tmpfs took 2.9 MiB, anonymous memory took 171 MiB, the kernel (slab, page tables, stacks) took 11.4 MiB and 4.9 MiB was free.",
+        "The processes in the report, by name: eat: 163 MiB and bystander: 8.1 MiB.",
         "The machine has no swap.",
         "Give the machine more memory or some swap, or put limits on the largest processes.",
       ]
@@ -202,6 +202,7 @@ describe("the explanation", () => {
         "The process that needed memory may use node 4 only (cpuset docker-9976a269caec812c134fa317f27487ee36e1129beba7278a463dd53e5fb9997b.scope); the victim may run elsewhere.",
         "The allocation that found no memory was made by process 8291 (runc:[2:INIT]): it set the OOM killer off, which then chose the victim.",
         "When it was killed it held 50 MiB of anonymous memory (heap, stacks) and 25.4 MiB of files; its address space of 3.9 GiB does not count.",
+        "On the machine, shared memory and tmpfs took 2.9 MiB, anonymous memory took 1.5 GiB, page cache took 858 MiB, what cannot be reclaimed (locked memory) took 10.6 MiB, the kernel (slab, page tables, stacks) took 665 MiB and 610 GiB was free.",
         "Allow more nodes, or spread the memory: more memory on the other nodes does not help.",
       ]
     `);
@@ -219,7 +220,7 @@ describe("the explanation", () => {
   it("says what the log does not", () => {
     expect(explainKill(kills("field/49-debian-6.x-global-burst.log")[0]!)).toMatchInlineSnapshot(`
       [
-        "The kernel killed process 4333 (victim.py) because memory ran out outside any memory cgroup's limit: on the whole machine, or on the nodes that a cpuset or a memory policy allows; the record that tells which is not in the log.",
+        "The kernel killed process 4333 (victim.py) because memory ran out outside any memory cgroup's limit: on the whole machine, or on the nodes that a cpuset or a memory policy allows; the record that shows which is not in the log.",
         "When it was killed it held 128 KiB of anonymous memory (heap, stacks) and 2 MiB of files; its address space of 19.2 MiB does not count.",
         "Not in the log: the report's header (who set the OOM killer off) and the record that names limit and cgroup.",
       ]

@@ -5,6 +5,7 @@ import { eventsOf, type RunEvent } from "../../record.ts";
 import { counterOf, eventWords, kernelLine, signOf } from "../evidence.ts";
 import type { Check, Kill, ScenarioResult, Status, Verdict } from "../index.ts";
 import {
+  causeLines,
   marks,
   pidWords,
   sentence,
@@ -59,6 +60,7 @@ export function scenarioSection(
           `<details${open ? " open" : ""}><summary>Evidence</summary>`,
           ...checksList(verdict, plan, lines, bounds),
           ...killsList(result, lines, bounds),
+          ...causesList(verdict),
           ...evictionsList(verdict, lines, bounds),
           ...statusesTable(verdict),
           ...timelineFigure(result, id, lines),
@@ -423,6 +425,12 @@ function processItem({ name, program, argv, oomScoreAdj }: PlannedProcess, verdi
 }
 
 // log and record -------------------------------------------------------------------------------------------------------
+
+function causesList(verdict: Verdict): string[] {
+  const lines = causeLines(verdict).slice(0, 50);
+  if (lines.length === 0) return [];
+  return ["<h3>Causes</h3>", "<ul>", ...lines.map((words) => `<li>${escape(clip(words, lineLength))}</li>`), "</ul>"];
+}
 
 function notesList({ notes }: Verdict, earlier: readonly Verdict[]): string[] {
   const all = [

@@ -1,5 +1,14 @@
-import { cgroupOwner, ownerWords } from "./container.ts";
 import { printable } from "../printable.ts";
+import { limitWords } from "./cgroup-owner.ts";
+import {
+  type Shortage,
+  byName,
+  cgroupKernel,
+  cgroupParts,
+  machineParts,
+  pageSizeOf,
+  shortageOf,
+} from "./memory-use.ts";
 import type { OomDetails, OomKill, OomTask } from "./types.ts";
 
 /**
@@ -8,15 +17,16 @@ import type { OomDetails, OomKill, OomTask } from "./types.ts";
  */
 export function explainKill(kill: OomKill): string[] {
   const details = kill.details ?? null;
+  const shortage = details === null || kill.kind !== "global" ? null : shortageOf(details);
   return [
-    whatHappened(kill),
+    whatHappened(kill, shortage),
     ...whoseLimit(kill, details),
     ...trigger(kill, details),
     ...victimSize(kill),
     ...whyThisOne(kill, details),
     ...group(kill, details),
     ...whatUsedIt(kill, details),
-    ...advice(kill, details),
+    ...advice(kill, details, shortage),
     ...gaps(kill),
   ];
 }
@@ -25,60 +35,77 @@ function victimName(kill: OomKill): string {
   return `process ${kill.victim.pid} (${printable(kill.victim.comm)})`;
 }
 
-function path(value: string): string {
-  return printable(value);
-}
-
-function whatHappened(kill: OomKill): string {
+function whatHappened(kill: OomKill, shortage: Shortage): string {
   const victim = victimName(kill);
   switch (kill.kind) {
     case "memcg":
-      return `The kernel killed ${victim} because ${kill.oomMemcg === null ? "a memory cgroup (a container's limit, say)" : `the memory cgroup ${path(kill.oomMemcg)}`} was at its limit and too little could be reclaimed; the machine as a whole need not have been short of memory.`;
+      return `The kernel killed ${victim} because ${kill.oomMemcg === null ? "a memory cgroup (a container's limit, say)" : `the memory cgroup ${printable(kill.oomMemcg)}`} was at its limit and too little could be reclaimed; the machine as a whole need not have been short of memory.`;
     case "global":
       return kill.trigger === "sysrq"
-        ? `The kernel killed ${victim} because somebody asked for an OOM kill by hand (SysRq-f, or a tool that uses it): this says nothing about a shortage of memory.`
-        : `The kernel killed ${victim} because the machine had run out of memory${kill.constraint === null ? " (or the part of it that a cpuset or a memory policy allows: kernels up to 5.0 do not tell these apart)" : ""}; no cgroup's limit was involved.`;
+        ? `The kernel killed ${victim} because an OOM kill was requested by hand (SysRq-f, or a tool that uses it): this says nothing about a shortage of memory.`
+        : shortage === null
+          ? `The kernel killed ${victim} because the machine had run out of memory${kill.constraint === null ? " (or the part of it that a cpuset or a memory policy allows: kernels up to 5.0 do not tell these apart)" : ""}; no cgroup's limit was involved.`
+          : `The kernel killed ${victim}, but the machine had not run out of memory: ${shortageWords(shortage)}.`;
     case "cpuset":
       return `The kernel killed ${victim} because the memory nodes that a cpuset allows had run out of memory; other nodes may have had plenty.`;
     case "mempolicy":
       return `The kernel killed ${victim} because the memory nodes that a NUMA memory policy (mbind, set_mempolicy, numactl) allows had run out of memory; other nodes may have had plenty.`;
     case "unknown":
+      if (kill.constraint !== null)
+        return `The kernel killed ${victim} for a reason of its own (${printable(kill.constraint)}: an OOM policy's, say); the log does not show that a limit was reached or the machine was short of memory.`;
       return kill.prefix === "global"
-        ? `The kernel killed ${victim} because memory ran out outside any memory cgroup's limit: on the whole machine, or on the nodes that a cpuset or a memory policy allows; the record that tells which is not in the log.`
+        ? `The kernel killed ${victim} because memory ran out outside any memory cgroup's limit: on the whole machine, or on the nodes that a cpuset or a memory policy allows; the record that shows which is not in the log.`
         : `The kernel killed ${victim}; the log does not show whether a cgroup's limit or the machine's memory was the reason.`;
+  }
+}
+
+function shortageWords(shortage: NonNullable<Shortage>): string {
+  const free = size(shortage.free);
+  switch (shortage.type) {
+    case "page-fault":
+      return `${free} were free. A page fault failed for another reason (gfp_mask=0x0: a limit on a cgroup's kernel memory, say), for which kernels up to about 5.15 started the OOM killer`;
+    case "fragmentation":
+      return `${free} were free, but ${size(shortage.wanted)} in one piece were asked for and ${shortage.largest === null ? "no such block was found" : `the free blocks were smaller (${size(shortage.largest)} at most)`}: memory was fragmented`;
+    case "zone":
+      return `${free} were free, but the kernel's own allocation may not use ${shortage.highmem ? "high memory and " : ""}what is reserved for CMA: ${size(shortage.usable)} were left of the rest`;
   }
 }
 
 function whoseLimit(kill: OomKill, details: OomDetails | null): string[] {
   const said: string[] = [];
-  if (kill.oomMemcg !== null && kill.taskMemcg !== null && kill.oomMemcg !== kill.taskMemcg) {
+  const { oomMemcg, taskMemcg } = kill;
+  const limit = oomMemcg === null ? null : limitWords(oomMemcg);
+  const owner = taskMemcg === null ? null : limitWords(taskMemcg);
+  const of = owner === null || taskMemcg?.endsWith(`/${owner}`) === true ? "" : ` (${printable(owner)})`;
+  if (limit !== null && kill.kind === "memcg") said.push(`It is the limit of ${printable(limit)}.`);
+  if (oomMemcg !== null && taskMemcg !== null && oomMemcg !== taskMemcg) {
+    const below = taskMemcg.startsWith(`${oomMemcg}/`) ? taskMemcg.slice(oomMemcg.length + 1) : taskMemcg;
     said.push(
-      `The limit that was hit is not the victim's own: it belongs to ${path(kill.oomMemcg)}, above the victim's cgroup ${path(kill.taskMemcg)}, and counts everything below it.`,
+      `The limit that was hit is not the victim's own: it counts everything below it, and the victim ran in ${printable(below)}${owner === limit ? "" : of}.`,
     );
-  } else if (kill.oomMemcg === null && kill.taskMemcg !== null) {
+  } else if (oomMemcg === null && taskMemcg !== null) {
     said.push(
-      kill.taskMemcg === "/"
+      taskMemcg === "/"
         ? "The victim ran in the root cgroup, which has no limit."
-        : `The victim ran in the cgroup ${path(kill.taskMemcg)}, whose own limit was not the reason.`,
+        : `The victim ran in the cgroup ${printable(taskMemcg)}${of}, whose own limit was not the reason.`,
     );
   }
-  const owner = kill.taskMemcg === null ? null : cgroupOwner(kill.taskMemcg);
-  if (owner !== null && (owner.container !== null || owner.pod !== null))
-    said.push(`By its path, the victim's cgroup is that of ${printable(ownerWords(owner) ?? "")}.`);
   if (kill.kind === "cpuset" && details?.memsAllowed != null)
     said.push(
-      `The process that needed memory may use node ${path(details.memsAllowed)} only${details.cpuset === null ? "" : ` (cpuset ${path(details.cpuset)})`}; the victim may run elsewhere.`,
+      `The process that needed memory may use node ${printable(details.memsAllowed)} only${details.cpuset === null ? "" : ` (cpuset ${printable(details.cpuset)})`}; the victim may run elsewhere.`,
     );
   if (kill.kind === "mempolicy" && details?.nodemask != null)
-    said.push(`The policy allows node ${path(details.nodemask)} only.`);
+    said.push(`The policy allows node ${printable(details.nodemask)} only.`);
   const memory = details?.memcg?.memory;
   if (memory?.usage != null && memory.limit !== null) {
     const failed = memory.failcnt === null ? "" : `, and charges had failed ${memory.failcnt} times`;
-    said.push(
-      memory.limit === "max"
-        ? `The cgroup used ${size(memory.usage)}; its own memory limit is unset.`
-        : `The cgroup used ${size(memory.usage)} of the ${size(memory.limit)} it may use${failed}.`,
-    );
+    if (memory.limit === 0) said.push(`Its limit is 0: nothing can run in it (it used ${size(memory.usage)}).`);
+    else
+      said.push(
+        memory.limit === "max"
+          ? `The cgroup used ${size(memory.usage)}; its own memory limit is unset.`
+          : `The cgroup used ${size(memory.usage)} of the ${size(memory.limit)} it may use${failed}.`,
+      );
   }
   const swap = details?.memcg?.swap;
   if (swap?.usage != null && swap.limit !== null) {
@@ -97,7 +124,7 @@ function whoseLimit(kill: OomKill, details: OomDetails | null): string[] {
 
 function trigger(kill: OomKill, details: OomDetails | null): string[] {
   if (kill.trigger === "limit-write") {
-    const who = details?.invoker == null ? "Somebody" : printable(details.invoker.comm);
+    const who = details?.invoker == null ? "A process" : printable(details.invoker.comm);
     return [
       `${who} lowered memory.max below what the cgroup used: the kill came from that write, not from an allocation.`,
     ];
@@ -149,7 +176,7 @@ function whyThisOne(kill: OomKill, details: OomDetails | null): string[] {
       );
     }
     const larger = biggest(details).filter(
-      (task) => task.pid !== kill.victim.pid && footprint(task) > victimFootprint(kill, details),
+      (task) => task.pid !== kill.victim.pid && scored(task) > victimScored(kill, details),
     );
     const spared = larger.filter((task) => task.oomScoreAdj === -1000);
     if (spared.length > 0)
@@ -174,7 +201,12 @@ function whyThisOne(kill: OomKill, details: OomDetails | null): string[] {
 function group(kill: OomKill, details: OomDetails | null): string[] {
   if (!kill.group) return [];
   const members = details?.groupMembers.length ?? 0;
-  const place = details?.groupPath == null ? "its cgroup" : path(details.groupPath);
+  const place =
+    details?.groupPath == null
+      ? "its cgroup"
+      : details.groupPath === kill.oomMemcg
+        ? "that cgroup"
+        : printable(details.groupPath);
   return [
     `memory.oom.group is set on ${place}: the kernel killed all processes in it together${members > 0 ? `, ${members} besides this one` : ""}.`,
   ];
@@ -184,72 +216,55 @@ function group(kill: OomKill, details: OomDetails | null): string[] {
 function whatUsedIt(kill: OomKill, details: OomDetails | null): string[] {
   if (details === null) return [];
   const said: string[] = [];
-  const stats = details.memcg?.stats;
-  const pages = details.memory?.pages;
-  const pageSize = details.score.pageSize;
-  if (stats !== undefined && Object.keys(stats).length > 0) {
-    const parts = usage(
-      stats["anon"] ?? stats["rss"],
-      stats["file"] ?? stats["cache"],
-      stats["shmem"],
-      stats["kernel"] ?? kernelOf(stats, details),
+  const took = cgroupParts(details).map(({ name, bytes }) => `${name} took ${size(bytes)}`);
+  if (took.length > 0) said.push(`In the cgroup, ${list(took)}.`);
+  else if (kill.kind !== "memcg") {
+    const { whole, parts, other } = machineParts(details);
+    const used = parts.map(({ name, bytes }) =>
+      name === "free memory" ? `${size(bytes)} was free` : `${name} took ${size(bytes)}`,
     );
-    if (parts.length > 0) said.push(`In the cgroup, ${list(parts)}.`);
-  } else if (kill.kind !== "memcg" && pages !== undefined && pageSize !== null && pages["active_anon"] !== undefined) {
-    const bytes = (...names: string[]): number | undefined => {
-      const values = names.map((name) => pages[name]).filter((value) => value !== undefined);
-      return values.length === 0 ? undefined : values.reduce((sum, value) => sum + value, 0) * pageSize;
-    };
-    const parts = usage(
-      bytes("active_anon", "inactive_anon"),
-      bytes("active_file", "inactive_file"),
-      bytes("shmem"),
-      bytes("slab_reclaimable", "slab_unreclaimable", "pagetables"),
-    );
-    if (parts.length > 0) said.push(`On the machine, ${list(parts)}.`);
+    if (used.length > 0) said.push(`On the machine${whole === null ? "" : ` of ${size(whole)}`}, ${list(used)}.`);
+    if (whole !== null && other > whole / 10 && other >= NOTABLE)
+      said.push(`${size(other)} is in none of these: a driver, ZFS's ARC or a leak in the kernel may hold it.`);
   }
-  const top = biggest(details)
-    .slice(0, 3)
-    .filter((task) => footprint(task) > 0);
-  if (top.length > 1 && pageSize !== null)
-    said.push(
-      `The largest processes in the report: ${list(top.map((task) => `${named(task)} with ${size(footprint(task) * pageSize)}`))}.`,
+  const names = byName(details.tasks ?? []).slice(0, 5);
+  if ((details.tasks?.length ?? 0) > 1 && names.length > 0) {
+    const page = pageSizeOf(details);
+    const rows = names.map(
+      ({ name, count, pages }) => `${count === 1 ? "" : `${count} x `}${printable(name)}: ${size(pages * page)}`,
     );
+    said.push(`The processes in the report, by name: ${list(rows)}.`);
+  }
   const swap = details.memory;
   if (swap?.totalSwap != null && kill.kind !== "memcg") {
     if (swap.totalSwap === 0) said.push("The machine has no swap.");
-    else if (swap.freeSwap !== null) said.push(`Of ${size(swap.totalSwap)} swap, ${size(swap.freeSwap)} was free.`);
+    else if (swap.freeSwap !== null)
+      said.push(
+        `Of ${size(swap.totalSwap)} swap, ${size(swap.freeSwap)} was free${swap.freeSwap > swap.totalSwap / 10 ? ": swap was not what ran out" : ""}.`,
+      );
   }
   return said;
 }
 
-function kernelOf(stats: Record<string, number>, details: OomDetails): number | undefined {
-  const parts = [stats["slab"], stats["kernel_stack"], stats["pagetables"], stats["percpu"], stats["sock"]].filter(
-    (value) => value !== undefined,
-  );
-  return parts.length > 0 ? parts.reduce((sum, value) => sum + value, 0) : (details.memcg?.kmem?.usage ?? undefined);
-}
-
-function usage(
-  anon: number | undefined,
-  file: number | undefined,
-  shmem: number | undefined,
-  kernel: number | undefined,
-): string[] {
-  const parts: [string, number | undefined][] = [
-    ["anonymous memory", anon],
-    ["page cache without shared memory", file === undefined ? undefined : Math.max(0, file - (shmem ?? 0))],
-    ["shared memory and tmpfs", shmem],
-    ["the kernel on its behalf", kernel],
-  ];
-  return parts
-    .filter((part): part is [string, number] => part[1] !== undefined && part[1] > 0)
-    .map(([name, bytes]) => `${name} took ${size(bytes)}`);
-}
+// Less than this is not worth a word of advice.
+const NOTABLE = 256 * 1024 * 1024;
+const FLOOR = 1024 * 1024;
 
 /** What can be done, as far as the records support it. */
-function advice(kill: OomKill, details: OomDetails | null): string[] {
+function advice(kill: OomKill, details: OomDetails | null, shortage: Shortage): string[] {
   if (kill.trigger === "sysrq") return [];
+  switch (shortage?.type) {
+    case "page-fault":
+      return [
+        "More memory would not have helped: look for limits on kernel memory (memory.kmem) and update the kernel.",
+      ];
+    case "fragmentation":
+      return ["More memory alone does not help: compact it (vm.compact_memory), or raise vm.min_free_kbytes."];
+    case "zone":
+      return ["More memory does not help where this allocation cannot use it: a 64-bit kernel, or less CMA, does."];
+    case undefined:
+      break;
+  }
   if (kill.trigger === "limit-write")
     return ["Lower a limit only after its cgroup has shrunk (memory.high or memory.reclaim first)."];
   const stats = details?.memcg?.stats ?? {};
@@ -257,20 +272,20 @@ function advice(kill: OomKill, details: OomDetails | null): string[] {
   switch (kill.kind) {
     case "memcg": {
       const shmem = stats["shmem"] ?? 0;
-      if (used !== null && shmem > used / 2)
+      if (used !== null && shmem > used / 2 && shmem >= FLOOR)
         return [
           "Most of it is shared memory or tmpfs, which outlives the killed process: delete files there, bound them, or raise the limit.",
         ];
-      const kernel = stats["kernel"] ?? details?.memcg?.kmem?.usage ?? 0;
-      if (used !== null && kernel > used / 2)
+      const kernel = details === null ? 0 : (cgroupKernel(details) ?? 0);
+      if (used !== null && kernel > used / 2 && kernel >= FLOOR)
         return [
           "Most of it is kernel memory (sockets, file handles, dentries, page tables), which killing frees only in part: look for leaks of those.",
         ];
-      const limit = kill.oomMemcg === null ? "the limit" : `the limit of ${path(kill.oomMemcg)}`;
+      if (details?.memcg?.memory?.limit === 0) return ["Set a limit above 0."];
       return [
         kill.oomMemcg !== null && kill.taskMemcg !== null && kill.oomMemcg !== kill.taskMemcg
-          ? `Raise ${limit}, or lower what the cgroups below it may use together.`
-          : `Raise ${limit}, or make what runs in it use less.`,
+          ? "Raise that limit, or lower what the cgroups below it may use together."
+          : "Raise the limit, or make what runs in it use less.",
       ];
     }
     case "global":
@@ -302,17 +317,17 @@ function gaps(kill: OomKill): string[] {
 }
 
 function biggest(details: OomDetails): OomTask[] {
-  return (details.tasks ?? []).toSorted((a, b) => footprint(b) - footprint(a));
+  return (details.tasks ?? []).toSorted((a, b) => scored(b) - scored(a));
 }
 
 /** What counts for the score, pages. */
-function footprint(task: OomTask): number {
+function scored(task: OomTask): number {
   return (task.rssPages ?? 0) + (task.swapPages ?? 0);
 }
 
-function victimFootprint(kill: OomKill, details: OomDetails): number {
+function victimScored(kill: OomKill, details: OomDetails): number {
   const row = details.tasks?.find((task) => task.pid === kill.victim.pid);
-  return row === undefined ? Number.POSITIVE_INFINITY : footprint(row);
+  return row === undefined ? Number.POSITIVE_INFINITY : scored(row);
 }
 
 function named(task: OomTask): string {
