@@ -8,7 +8,7 @@ import type { Capabilities } from "../plan.ts";
 import type { Emit, RunEventBody, SnapshotMoment } from "../record.ts";
 import type { RunCgroups } from "./cgroups.ts";
 import { type KernelLog, openRunLog, type Trail } from "./kernel-log.ts";
-import type { Trace } from "./trace.ts";
+import type { Removal, Trace } from "./trace.ts";
 
 /** /proc/vmstat oom_kill: every OOM kill of this kernel, of any kind; null before 4.13. */
 function oomKillsOfMachine(): number | null {
@@ -119,14 +119,14 @@ export class Collector {
     for (const watch of this.#watches.splice(0)) watch.close();
   }
 
-  /** Ends the trace; what it still has is told. `leave`: a guard removes its instance. Never throws. */
-  async endTrace(leave = false): Promise<void> {
+  /** Ends the trace; what it still has is told. Never throws. */
+  async endTrace(removal: Removal = "later"): Promise<void> {
     const trace = await this.#tracing;
     this.#tracing = null;
     this.#trace = null;
     if (trace === null || typeof trace === "string") return;
     try {
-      for (const event of await trace.close(leave)) this.#emit(event);
+      for (const event of await trace.close(removal)) this.#emit(event);
     } catch (error) {
       this.#emit(errorEvent(error));
     }

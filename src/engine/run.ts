@@ -138,7 +138,10 @@ class Run {
       this.#kubelet?.stop();
       await this.#endProcesses("cleanup");
       this.#collector.closeWatches();
-      const [removed] = await Promise.all([this.#removeCgroups(), this.#collector.endTrace(this.#isBrief())]);
+      const [removed] = await Promise.all([
+        this.#removeCgroups(),
+        this.#collector.endTrace(this.#isBrief() ? "guard" : "later"),
+      ]);
       if (!removed)
         this.#emit({
           type: "error",

@@ -11,6 +11,7 @@ import {
   readdirSync,
   readFileSync,
   readSync,
+  rmdirSync,
   writeFileSync,
   promises as files,
 } from "node:fs";
@@ -22,12 +23,26 @@ import { type TraceEvent, traceReader } from "./trace-lines.ts";
 
 export type { TraceEvent } from "./trace-lines.ts";
 
+/** One that this process keeps for its next run. */
+interface Kept extends Trace {
+  /** All that has come, and what is missing, up to now. */
+  finish(): TraceEvent[];
+  /** Removes it as the process ends. Throws the system call's error. */
+  abandon(): void;
+}
+
 export interface Trace {
   /** What happened since the last call; reads nothing that is not there yet. */
   drain(): TraceEvent[];
-  /** Ends it and removes its instance, unless a guard does (`leave`); what was not drained yet is returned. */
-  close(leave?: boolean): Promise<TraceEvent[]>;
+  /** Ends it and removes its instance; what was not drained yet is returned. */
+  close(removal?: Removal): Promise<TraceEvent[]>;
 }
+
+/**
+ * How an instance is removed, for which the kernel makes us wait some 40 ms (for RCU): `now`; `later`, so that the next run
+ * has it, and with this process at the latest; by a `guard` (guard.ts).
+ */
+export type Removal = "now" | "later" | "guard";
 
 /** A tracefs, by a path that holds while `close` has not been called. */
 interface Tracefs {
@@ -101,6 +116,42 @@ function inWords(error: unknown): string {
  * ours (kernels before 6.8 make hundreds of files for an instance). Throws an Error that says in words why not.
  */
 export async function openTrace(addon: Addon, name: string | null): Promise<Trace> {
+  if (name === null) return makeTrace(addon, null);
+  const kept = idle;
+  idle = null;
+  // What came between two runs is of neither.
+  kept?.finish();
+  const trace = kept ?? (await makeTrace(addon, name));
+  return {
+    drain: () => trace.drain(),
+    async close(removal = "now") {
+      if (removal !== "later" || idle !== null) return trace.close(removal);
+      idle = trace;
+      process.off("exit", abandonIdle);
+      process.once("exit", abandonIdle);
+      // A program that uses the library lives on.
+      setTimeout(() => {
+        if (idle !== trace) return;
+        idle = null;
+        void trace.close().catch(() => undefined);
+      }, idleMs).unref();
+      return trace.finish();
+    },
+  };
+}
+
+const idleMs = 2_000;
+let idle: Kept | null = null;
+
+function abandonIdle(): void {
+  try {
+    idle?.abandon();
+  } catch {
+    // `oomlab clean` finds it.
+  }
+}
+
+async function makeTrace(addon: Addon, name: string | null): Promise<Kept> {
   let tracefs: Tracefs | null = null;
   let instance: Instance | null = null;
   try {
@@ -163,7 +214,7 @@ async function removeInstance(path: string): Promise<void> {
   }
 }
 
-function started(tracefs: Tracefs, instance: Instance): Trace {
+function started(tracefs: Tracefs, instance: Instance): Kept {
   const at = (file: string): string => join(instance.path, file);
   // To change it takes the kernel tens of milliseconds.
   if (availableParallelism() > 16) writeFileSync(at("buffer_size_kb"), String(bufferKib));
@@ -192,17 +243,27 @@ function started(tracefs: Tracefs, instance: Instance): Trace {
     }
     return events;
   };
+  /** Overruns behind the last event that was read are in no line. */
+  const overrun = (): TraceEvent[] => {
+    const count = lostOf(at("per_cpu")) - told;
+    if (count <= 0) return [];
+    told += count;
+    return [{ type: "trace-lost", events: count }];
+  };
   return {
-    drain,
-    async close(leave = false) {
+    drain: () => drain(),
+    finish: () => [...drain(), ...overrun()],
+    abandon() {
+      closeSync(pipe);
+      rmdirSync(instance.path);
+    },
+    async close(removal = "now") {
       writeFileSync(at(`${signalEvent}/enable`), "0");
       writeFileSync(at(`${victimEvent}/enable`), "0");
       const events = drain();
       closeSync(pipe);
-      // Overruns behind the last event that was read are in no line.
-      const overrun = lostOf(at("per_cpu")) - told;
-      if (overrun > 0) events.push({ type: "trace-lost", events: overrun });
-      if (!leave) await instance.remove();
+      events.push(...overrun());
+      if (removal !== "guard") await instance.remove();
       tracefs.close();
       return events;
     },

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { causeOf, type Death, type OomKillFacts } from "../../src/cause/index.ts";
 import { parseRecords, type RunEvent, type RunEventBody } from "../../src/record.ts";
+import { outcomeOf, outcomeWord } from "../../src/sweep/outcome.ts";
 import { judge } from "../../src/verdict.ts";
 
 const noDeath: Death = {
@@ -245,4 +246,30 @@ describe("a record's processes", () => {
     });
     expect(killed.notes.join("\n")).not.toContain("no kernel record or counter explains");
   });
+});
+
+test("a sweep whose program gave up by itself does not say that it lives", () => {
+  const word = (output: string, code: number): string => {
+    const events = record
+      .filter(({ type }) => type !== "kmsg" && type !== "oom-event" && type !== "worker")
+      .map((event): RunEvent => {
+        if (event.type === "process-exit") return { ...event, code, signal: null };
+        if (event.type === "counters") return { ...event, counters: { "memory.events.local.oom_kill": 0 } };
+        if (event.type !== "run") return event;
+        const { plan } = event;
+        const processes = plan.processes.map((process) => ({ ...process, program: "command" as const, bytes: null }));
+        const expect = { ...plan.expect, oom: null, limit: null, victims: null, exit: [], counters: [], log: [] };
+        return { ...event, plan: { ...plan, processes, expect } };
+      });
+    const at = events.findIndex(({ type }) => type === "process-exit");
+    events.splice(at, 0, { line: 0, t: 0, type: "output", process: "hog", text: output });
+    const lined = events.map((event, index) => ({ ...event, line: index + 1 }));
+    return outcomeWord(outcomeOf(judge(lined), lined));
+  };
+  expect(word("", 0)).toBe("lives");
+  expect(word("FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory", 134)).toBe(
+    "heap-limit",
+  );
+  expect(word("malloc: Cannot allocate memory", 1)).toBe("enomem");
+  expect(word("", 3)).toBe("exit");
 });
