@@ -4,7 +4,7 @@
 #   docker run --rm --privileged oomlab                                # the blog's first case
 #   docker run --rm --privileged -v "$PWD:/work" -w /work oomlab run   # scenarios of one's own
 #
-# BASE is any Debian image with Node >= 20.19. With `--target full` the VM machine works inside too: QEMU and a kernel.
+# BASE is any Debian image with Node >= 20.19. Dockerfile.full adds the VM machine: QEMU and a kernel.
 ARG BASE=node:22-bookworm-slim
 
 FROM ${BASE} AS build
@@ -21,7 +21,7 @@ RUN npm run build:native
 COPY src ./src
 RUN npm run build
 
-FROM ${BASE} AS oomlab
+FROM ${BASE}
 LABEL org.opencontainers.image.title="oomlab" \
       org.opencontainers.image.description="An OOM lab for Linux: make the memory limit, apply the pressure, prove which OOM kill followed." \
       org.opencontainers.image.licenses="MIT"
@@ -36,15 +36,3 @@ RUN ln -s /opt/oomlab/dist/oomlab.cjs /usr/local/bin/oomlab
 ENV OOMLAB_OFFLINE=1
 ENTRYPOINT ["oomlab"]
 CMD ["run", "scenarios/blog/container-over-its-limit.yaml", "-g", "^a container (over|within) its limit$"]
-
-FROM oomlab AS full
-ENV XDG_CACHE_HOME=/var/cache
-# Running one scenario in a VM puts kernel and image into the cache, and proves that they work. No guest is saved: a
-# snapshot would weigh more than all the rest.
-RUN apt-get update \
- && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends qemu-system-x86 erofs-utils \
- && OOMLAB_OFFLINE= OOMLAB_SNAPSHOTS=off oomlab run --machine vm scenarios/blog/container-over-its-limit.yaml -g "^a container within its limit$" \
- && rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb
-
-# The default target is the small one.
-FROM oomlab

@@ -13,7 +13,7 @@ import { driverV2 } from "./v2.ts";
 export type { CgroupDriver, Counters, HierarchyProbe, Placement } from "./driver.ts";
 export { namedDriver } from "./named.ts";
 export { flatKeyed, makeDirectory, pressure, readProcs, removeDirectory, singleValue } from "./files.ts";
-export { cgroupOf, probeCgroups, underSystemd } from "./probe.ts";
+export { cgroupOf, isRootless, probeCgroups, underSystemd } from "./probe.ts";
 
 /** The driver for a hierarchy's directory. */
 export function openCgroups(hierarchy: HierarchyProbe, below: string): CgroupDriver {

@@ -133,10 +133,16 @@ function homeOnV2(
       const alone = readOr(join(own.directory, "cgroup.procs"), "").trim() === String(process.pid);
       if (alone && controllers.includes("memory") && unwritable(own.directory) === null)
         return { ...own, controllers, occupied: true };
-      return `the cgroup ${own.directory} holds processes and does not pass the memory controller on: start oomlab where the whole cgroup tree is visible (a container: --cgroupns=host), or in a cgroup delegated to it (systemd-run --scope -p Delegate=yes)`;
+      return `the container's own cgroup holds other processes beside oomlab, so it cannot pass the memory controller on: start the container with --cgroupns=host, or move its processes into a child cgroup first (docs/ci.md)`;
     }
     own = { directory: dirname(own.directory), path: own.path.slice(0, own.path.lastIndexOf("/")) };
   }
+}
+
+/** Root of a user namespace, as in a rootless container: root's rights end with it (user_namespaces(7)). */
+export function isRootless(root: string = "/"): boolean {
+  const map = readOr(join(root, "proc/self/uid_map"), "");
+  return process.getuid?.() === 0 && map !== "" && !/^\s*0\s+0\s+4294967295\s*$/.test(map);
 }
 
 /** Why no cgroup can be made in a directory, in words, or null. `only`: this error alone counts. */
@@ -150,7 +156,7 @@ function unwritable(directory: string, only?: string): string | null {
     if (code === "EROFS")
       return `the cgroup filesystem at ${directory} is mounted read-only (a container: run it with --privileged)`;
     if (code === "EACCES" || code === "EPERM")
-      return `no permission to make a cgroup in ${directory}: run oomlab as root`;
+      return `no permission to make a cgroup in ${directory}: ${isRootless() ? "run the container as root" : "run oomlab as root"}`;
     return `no cgroup can be made in ${directory}: ${(error as Error).message}`;
   }
 }

@@ -2,6 +2,7 @@
 import { accessSync, closeSync, constants, existsSync, openSync, readFileSync, readSync } from "node:fs";
 import { StringDecoder } from "node:string_decoder";
 import { setTimeout as sleep } from "node:timers/promises";
+import { isRootless } from "../cgroup/index.ts";
 import { createLogReader, type KmsgRecord, parseKmsgRecord } from "../kmsg/index.ts";
 import { type Addon, loadAddon } from "../native.ts";
 import type { Capabilities } from "../plan.ts";
@@ -268,6 +269,7 @@ export function kernelLogFindings(caps: Capabilities): { ok: boolean; detail: st
 /** What to type so that the kernel's log can be read. */
 function kernelLogHint({ uid }: Capabilities): string {
   if (!existsSync("/dev/kmsg")) return "run the container with --privileged";
+  if (isRootless()) return "run the container as root, or type `sudo sysctl kernel.dmesg_restrict=0` on its host";
   if (uid === 0) return "run oomlab with CAP_SYSLOG (a container: --privileged, or --cap-add SYSLOG)";
   return [
     ...(existsSync("/run/systemd/system") ? ["`sudo usermod -aG systemd-journal $USER` and log in again"] : []),

@@ -121,7 +121,7 @@ export async function cached(name: string, build: (folder: string) => Promise<vo
 }
 
 /** How many entries of one kind are kept: an image a build of oomlab, a kernel a version, a snapshot a shape of VM; of the tests the newest. */
-const keep: Record<string, number> = { snapshot: 16, tests: 1 };
+const keep: Record<string, number> = { snapshot: 16, tests: 1, distro: 2, oci: 2 };
 const keepOfOthers = 6;
 
 /** Removes the least recently used entries of the new one's kind, and what killed builds left behind. */

@@ -110,7 +110,11 @@ async function findPlace(folders: readonly string[]): Promise<{ engine: Engine; 
   if (engine === null)
     throw new MachineError("NO_ENGINE", `no container engine answers (${tried.join("; ")})`, { hint: engineHint });
   const image = imageName();
-  const { ok } = await ask(engine.command, ["image", "inspect", image]);
+  const { ok, timedOut, stderr } = await ask(engine.command, ["image", "inspect", image]);
+  if (timedOut)
+    throw new MachineError("NO_ENGINE", `${engine.name} is too slow: ${stderr}`, {
+      hint: "try again: it may be starting",
+    });
   if (!ok)
     throw new MachineError("NO_IMAGE", `${engine.name} has no image ${image}`, { hint: imageHint(engine, image) });
   return { engine, image };

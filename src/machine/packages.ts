@@ -75,7 +75,7 @@ export async function ensurePrograms(say: Say): Promise<void> {
   if (missing.length === 0) return;
   if (isOffline())
     throw new MachineError("VM_PROGRAMS", `the VM needs ${missing.join(" and ")}`, {
-      hint: "in an image of oomlab: build its target full; else unset OOMLAB_OFFLINE, which forbids installing",
+      hint: "in an image of oomlab: build Dockerfile.full on top of it; else unset OOMLAB_OFFLINE, which forbids installing",
     });
   const packages = missing.map((name) => programs[name] ?? name);
   const line = `apt-get install -y --no-install-recommends ${packages.join(" ")}`;

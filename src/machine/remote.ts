@@ -11,8 +11,8 @@ import type { Emit } from "../record.ts";
 import { agentProtocol, type Answer, decode, encode, lineSplitter, type Order } from "./agent.ts";
 import type { Machine } from "./index.ts";
 
-/** What a client may take to answer a question. */
-const answerMs = 20_000;
+/** What a client may take to answer a question. `podman info` takes 20 s and more on a busy machine. */
+const answerMs = 60_000;
 /** From a client's start to the agent's greeting. */
 const startMs = 90_000;
 /** What a run may take beyond its own timeout: settling, removing. */
@@ -299,19 +299,27 @@ export const words = (text: string | undefined): string[] => (text ?? "").split(
 
 export const lastLine = (text: string): string => text.trim().split("\n").at(-1) || "does not answer";
 
-/** Runs a command of a client's to its end. Never rejects. */
-export function ask(
-  [program, ...before]: Command,
-  args: string[],
-  input = "",
-): Promise<{ ok: boolean; stdout: string; stderr: string }> {
+/** A client's answer to one command. */
+export interface Reply {
+  ok: boolean;
+  /** It was killed because it took too long; `stderr` says so. */
+  timedOut: boolean;
+  stdout: string;
+  stderr: string;
+}
+
+/** Runs a command of a client's to its end, or kills it when the time is up. Never rejects. */
+export function ask([program, ...before]: Command, args: string[], input = "", ms: number = answerMs): Promise<Reply> {
   return new Promise((done) => {
     const child = execFile(
       program,
       [...before, ...args],
-      { timeout: answerMs, killSignal: "SIGKILL", maxBuffer: 16 * 1048576 },
-      (error, stdout, stderr) =>
-        done({ ok: error === null, stdout, stderr: error && stderr.trim() === "" ? error.message : stderr }),
+      { timeout: ms, killSignal: "SIGKILL", maxBuffer: 16 * 1048576 },
+      (error, stdout, stderr) => {
+        const timedOut = error?.killed === true;
+        const why = timedOut ? `no answer within ${ms / 1000} s` : stderr.trim() || error?.message;
+        done({ ok: error === null, timedOut, stdout, stderr: why ?? "" });
+      },
     );
     child.stdin?.on("error", () => undefined);
     child.stdin?.end(input);

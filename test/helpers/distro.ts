@@ -21,16 +21,16 @@ import { needs, type Needs } from "./needs.ts";
 /** A distribution; a further one is one more of these. */
 interface DistroSpec {
   suite: string;
-  /** Whether the distribution's own Node, /usr/bin/node, is new enough. */
-  ownNode: boolean;
+  /** Packages that others have not: its own Node where that is new enough, docker's client where that is not docker.io's. */
+  packages: string[];
 }
 
 /** By the name to put into OOMLAB_TEST_DISTRO. */
 const distros: Record<string, DistroSpec> = {
   /** systemd 257, kernel 6.12, Node 20. */
-  debian13: { suite: "trixie", ownNode: true },
+  debian13: { suite: "trixie", packages: ["nodejs", "docker-cli"] },
   /** systemd 252, kernel 6.1. */
-  debian12: { suite: "bookworm", ownNode: false },
+  debian12: { suite: "bookworm", packages: ["libstdc++6"] },
 };
 
 /** The users of a guest beside root, with their groups; all log in with one key. */
@@ -125,13 +125,19 @@ function place(folder: string, content: Record<string, string>): void {
   }
 }
 
-/** Builds the disk, boots it, and saves the booted guest: `disk.qcow2`, `state`, `key`. */
-async function build(spec: DistroSpec, folder: string): Promise<void> {
-  const began = Date.now();
+/** The Debian archive that this machine's apt uses. */
+export async function debianSite(): Promise<string> {
   const targets = ["indextargets", "--format", "$(SITE) $(ORIGIN) $(LABEL) $(COMPONENT)", "Created-By: Packages"];
   const { stdout: sites } = await execa("apt-get", targets);
   const site = /^(\S+) Debian Debian main$/m.exec(sites)?.[1];
   if (site === undefined) throw new Error("apt's sources name no Debian archive");
+  return site;
+}
+
+/** Builds the disk, boots it, and saves the booted guest: `disk.qcow2`, `state`, `key`. */
+async function build(spec: DistroSpec, folder: string): Promise<void> {
+  const began = Date.now();
+  const site = await debianSite();
   const tree = join(folder, "tree");
   const extra = join(folder, "extra");
   place(extra, files);
@@ -146,7 +152,7 @@ async function build(spec: DistroSpec, folder: string): Promise<void> {
     '--customize-hook=chroot "$1" sh /root/setup.sh',
   ];
   const options = ["man", "doc", "locale", "info"].map((name) => `--dpkgopt=path-exclude=/usr/share/${name}/*`);
-  const include = [...packages, spec.ownNode ? "nodejs" : "libstdc++6"].join(",");
+  const include = [...packages, ...spec.packages].join(",");
   const source = `deb ${site} ${spec.suite} main`;
   const what = ["--quiet", "--variant=minbase", `--include=${include}`, ...options, ...hooks, spec.suite, tree, source];
   await execa("mmdebstrap", what);

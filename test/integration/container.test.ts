@@ -1,40 +1,19 @@
 import { execFileSync } from "node:child_process";
-import {
-  cpSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  readlinkSync,
-  realpathSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { mkdtempSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
-import { execa } from "execa";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { which } from "../../src/machine/packages.ts";
-import { canRun, eventually, leftovers, oomlab, processesWith, root, start } from "../helpers/cli.ts";
+import { canRun, eventually, leftovers, oomlab, processesWith } from "../helpers/cli.ts";
+import { base, buildImage, engine, image, imageNeeds, podman, ulimits } from "../helpers/image.ts";
 import { needs } from "../helpers/needs.ts";
 
-/** Kept between runs: podman's storage with the base image and the build's layers. */
-const store = join(tmpdir(), "oomlab-test-containers");
-const engine = ["podman", "--root", join(store, "root"), "--runroot", join(store, "run"), "--runtime", "runc"];
-/** For a user without CAP_SYS_RESOURCE, who may not raise limits. */
-const ulimits = ["--ulimit", "nofile=1024:4096", "--ulimit", "nproc=1024:4096"];
-const base = `localhost/node:${process.versions.node}-bookworm-slim`;
-const image = "localhost/oomlab-test";
 const env = {
   OOMLAB_CONTAINER_ENGINE: engine.join(" "),
   OOMLAB_CONTAINER_OPTIONS: ulimits.join(" "),
   OOMLAB_IMAGE: image,
 };
 
-const canBuild = needs({
-  ...canRun,
-  ...Object.fromEntries(["podman", "runc", "debootstrap"].map((name) => [name, which(name) !== undefined])),
-});
+const canBuild = needs({ ...canRun, ...imageNeeds });
 
 const folder = mkdtempSync(join(tmpdir(), "oomlab-test-container-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -56,12 +35,6 @@ interface Told {
 
 const scenariosOf = (stdout: string): Told[] => (JSON.parse(stdout) as { scenarios: Told[] }).scenarios;
 
-async function podman(...args: string[]): Promise<{ stdout: string; stderr: string; exitCode: number | undefined }> {
-  const [program = "", ...before] = engine;
-  const { stdout, stderr, exitCode } = await execa(program, [...before, ...args], { cwd: root, reject: false });
-  return { stdout, stderr, exitCode };
-}
-
 /** Runs oomlab in a container of the image. */
 const inside = (flags: string[], ...args: string[]): ReturnType<typeof podman> =>
   podman("run", "--rm", "--network=none", ...ulimits, ...flags, image, ...args);
@@ -71,48 +44,8 @@ const containers = (): string[] =>
     .split("\n")
     .filter((name) => name !== "");
 
-/** What stands for the official image on a machine without a registry: Debian with this machine's Node and its settings. */
-async function makeBase(): Promise<void> {
-  if ((await podman("image", "exists", base)).exitCode === 0) return;
-  const work = mkdtempSync(join(store, "base-"));
-  try {
-    const tree = join(work, "rootfs");
-    await execa("debootstrap", ["--variant=minbase", "bookworm", tree]);
-    const prefix = dirname(dirname(realpathSync(process.execPath)));
-    const npm = realpathSync(which("npm") ?? "");
-    const copied = [
-      realpathSync(process.execPath),
-      join(prefix, "include/node"),
-      dirname(dirname(npm)),
-      join(prefix, "etc/npmrc"),
-      "/root/.npmrc",
-      "/etc/ssl/certs/ca-certificates.crt",
-      "/etc/apt/sources.list",
-      "/etc/apt/sources.list.d/debian.sources",
-      "/etc/apt/apt.conf.d",
-    ];
-    for (const path of copied.filter((path) => existsSync(path)))
-      cpSync(path, join(tree, path), { recursive: true, verbatimSymlinks: true });
-    await execa("ln", ["-sfr", join(tree, npm), join(tree, prefix, "bin/npm")]);
-    await execa("chroot", [tree, "apt-get", "clean"]);
-    // A pipe as shells have it: the archive is not kept.
-    const [program = "", ...before] = engine;
-    const archive = execa("tar", ["-C", tree, "-c", "."], { stdout: "pipe", buffer: false, encoding: "buffer" });
-    await archive.pipe(program, [...before, "import", "-", base]);
-  } finally {
-    rmSync(work, { recursive: true, force: true });
-  }
-}
-
 describe("the image", canBuild, () => {
-  beforeAll(async () => {
-    mkdirSync(store, { recursive: true });
-    await makeBase();
-    const flags = ["--runtime", which("runc") ?? "runc", "--network=host", "--build-arg", `BASE=${base}`];
-    const { stderr, exitCode } = await podman("build", ...flags, ...ulimits, "-t", image, ".");
-    expect(exitCode, stderr.split("\n").slice(-20).join("\n")).toBe(0);
-    await podman("image", "prune", "--force", "--filter", "until=24h");
-  }, 900_000);
+  beforeAll(buildImage, 900_000);
 
   test("weighs less than 60 MB on top of its base, says what it is, and has no compiler", async () => {
     const size = async (name: string): Promise<number> =>
@@ -132,37 +65,32 @@ describe("the image", canBuild, () => {
     expect(tools).not.toMatch(/g\+\+|make|python|node_modules/);
   });
 
-  test.each(["private", "host"])(
-    "privileged, its own command is the blog's first case (%s cgroup namespace, a pid namespace of its own)",
-    async (namespace) => {
-      const flags = ["--privileged", `--cgroupns=${namespace}`];
-      const { stdout, exitCode } = await inside(
-        flags,
-        "run",
-        "scenarios/blog/container-over-its-limit.yaml",
-        "-g",
-        "^a container (over|within) its limit$",
-        "--reporter",
-        "json",
-        "--retries",
-        "2",
-      );
-      const told = scenariosOf(stdout);
-      expect(told.map(({ name, status }) => `${name}: ${status}`)).toEqual([
-        "a container over its limit: passed",
-        "a container within its limit: passed",
-      ]);
-      expect(told[0]?.observed.kills).toMatchObject([
-        { process: "stress", oomMemcg: expect.stringMatching(/\/libpod-.*\/oomlab-[0-9a-z]{8}\/container$/) },
-      ]);
-      // The numbers of the kernel's log are not the container's: the victim's end is a witness all the same.
-      expect(told[0]?.observed.kills[0]?.witnesses).toEqual(expect.arrayContaining(["kmsg", "counters", "exit"]));
-      expect(exitCode).toBe(0);
-    },
-  );
+  test("privileged, in namespaces of its own, it proves the blog's first case", async () => {
+    const cases = ["scenarios/blog/container-over-its-limit.yaml", "-g", "^a container (over|within) its limit$"];
+    const { stdout, exitCode } = await inside(
+      ["--privileged"],
+      "run",
+      ...cases,
+      "--reporter",
+      "json",
+      "--retries",
+      "2",
+    );
+    const told = scenariosOf(stdout);
+    expect(told.map(({ name, status }) => `${name}: ${status}`)).toEqual([
+      "a container over its limit: passed",
+      "a container within its limit: passed",
+    ]);
+    expect(told[0]?.observed.kills).toMatchObject([
+      { process: "stress", oomMemcg: expect.stringMatching(/\/libpod-.*\/oomlab-[0-9a-z]{8}\/container$/) },
+    ]);
+    // The numbers of the kernel's log are not the container's: the victim's end is a witness all the same.
+    expect(told[0]?.observed.kills[0]?.witnesses).toEqual(expect.arrayContaining(["kmsg", "counters", "exit"]));
+    expect(exitCode).toBe(0);
+  });
 
-  test("without arguments that is what it runs", async () => {
-    const { stdout, exitCode } = await inside(["--privileged"]);
+  test("without arguments that is what it runs, in the host's cgroup namespace too", async () => {
+    const { stdout, exitCode } = await inside(["--privileged", "--cgroupns=host"]);
     expect(stdout).toMatch(/a container over its limit[^]*✓ oom: memcg[^]*2 passed/);
     expect(exitCode).toBe(0);
   });
@@ -189,51 +117,6 @@ expect: { oom: memcg, limit: box, victims: [big], survivors: [small], exit: { bi
     );
     expect(scenariosOf(stdout)).toMatchObject([{ status: "passed", observed: { kills: [{ process: "big" }] } }]);
     expect(exitCode).toBe(0);
-  });
-
-  test("what is in it runs the blog's first case on cgroup v2, in a VM", async () => {
-    const from = join(folder, "image");
-    mkdirSync(from);
-    const [program = "", ...before] = engine;
-    // No engine runs in a guest: the image's own files do.
-    const unpack = execa("tar", ["-x", "-C", from], { stdin: "pipe" });
-    const packed = execa(
-      program,
-      [
-        ...before,
-        "run",
-        "--rm",
-        "--network=none",
-        ...ulimits,
-        "--entrypoint",
-        "tar",
-        image,
-        "-c",
-        "-C",
-        "/opt/oomlab",
-        ".",
-      ],
-      { stdout: "pipe", buffer: false, encoding: "buffer" },
-    );
-    await packed.pipe(unpack);
-    const args = ["run", "--machine", "vm", "--cgroup", "v2", "-g", "^a container (over|within) its limit$"];
-    const scenarios = join(from, "scenarios/blog/container-over-its-limit.yaml");
-    const { stdout, exitCode } = await execa(
-      process.execPath,
-      [join(from, "dist/oomlab.cjs"), ...args, "--reporter", "json", scenarios],
-      { reject: false },
-    );
-    expect(scenariosOf(stdout)).toMatchObject([
-      { name: "a container over its limit", status: "passed", machine: "vm" },
-      { name: "a container within its limit", status: "passed", machine: "vm" },
-    ]);
-    expect(exitCode).toBe(0);
-  });
-
-  test("not privileged it says which flag to add and ends with 3", async () => {
-    const { stdout, exitCode } = await inside([]);
-    expect(stdout).toMatch(/skipped: .*run it with --privileged/);
-    expect(exitCode).toBe(3);
   });
 
   describe("--machine container", () => {
@@ -293,18 +176,6 @@ expect: { oom: none, exit: { reader: 0 } }
         expect.arrayContaining([expect.stringMatching(/^skipped: it needs a VM of its own/)]),
       );
       expect(exitCode).toBe(3);
-    });
-
-    test.each([
-      ["SIGINT", 130],
-      ["SIGKILL", undefined],
-    ] as const)("leaves nothing after %s", async (signal, status) => {
-      const run = start(["run", "--machine", "container", held()], { env });
-      await eventually(holds, "the worker in the container", 60_000);
-      expect(containers()).toHaveLength(1);
-      run.kill(signal);
-      expect((await run.ended).exitCode).toBe(status);
-      await eventually(nothingIsLeft, "the end of the container", 30_000);
     });
 
     test("clean removes a container whose oomlab is gone, and no other", async () => {
