@@ -312,9 +312,14 @@ export class Distro implements AsyncDisposable {
     command: string,
     { as = "root", input, timeoutMs = 60_000, tty = false, fresh = false }: RunOptions = {},
   ): Running {
-    // A terminal's input stays open, so that a test can type.
+    const target = `${as}@127.0.0.1`;
+    // Without a terminal on this side ssh leaves the modes unset, and \x03 is a mere byte.
     const typed = input ?? (tty ? undefined : "");
-    return spawnSsh([...this.#sshOptions(fresh), tty ? "-tt" : "-T", `${as}@127.0.0.1`, command], timeoutMs, typed);
+    return spawnSsh(
+      [...this.#sshOptions(fresh), ...(tty ? ["-tt", target, `stty sane; ${command}`] : ["-T", target, command])],
+      timeoutMs,
+      typed,
+    );
   }
 
   /** Writes a file in the guest, its folders too. */
