@@ -185,7 +185,7 @@ const placeLauncher = (program, name, explain = name) =>
 
 placeLauncher("agent.cjs", await placeBundle("agent", "agent.ts", []));
 const explain = await placeBundle("explain", "cli.ts", ["explain"], [explainOnly]);
-placeLauncher("oomlab.cjs", await placeBundle("cli", "cli.ts", ["validate", "run", "exec"]), explain);
+placeLauncher("oomlab.cjs", await placeBundle("cli", "cli.ts", ["validate", "run"]), explain);
 
 // What an earlier build left of sources that are gone.
 for (const file of readdirSync(dist, { recursive: true, encoding: "utf8" })) {

@@ -56,7 +56,6 @@ async function warmUp() {
       ["run", "--dry-run", file],
       ["run", "--dry-run", pods],
       // Where no cgroup can be made it ends with 125.
-      ["exec", "--quiet", "--", "true"],
       ["explain", kills],
       ["explain", "--reporter", "json", kills],
     ]) {

@@ -43,10 +43,16 @@ interface Selection {
 const withoutV2 = /cgroup v2|cgroup2|descriptor is of no cgroup/;
 
 const layouts: Record<string, Layout & Selection> = {
-  "cgroup v2": { kernel, version: 2, hybrid: false, select: engine, without: /\bv1\b/ },
+  "cgroup v2": { kernel, version: 2, hybrid: false, select: engine, without: /\bv1\b|extended attributes/ },
   "cgroup v1": { kernel, version: 1, hybrid: false, select: drivers, without: withoutV2 },
   "hybrid cgroups, memory on v1": { kernel, version: 1, hybrid: true, select: mounts, without: /cgroup v2/ },
-  "hybrid cgroups, memory on v2": { kernel, version: 2, hybrid: true, select: mounts, without: /\bv1\b/ },
+  "hybrid cgroups, memory on v2": {
+    kernel,
+    version: 2,
+    hybrid: true,
+    select: mounts,
+    without: /\bv1\b|extended attributes/,
+  },
 };
 // Where this machine's own memory controller is on v1 these tests have run on it.
 if (probeCgroups("/").memoryController === 1) delete layouts["cgroup v1"];
