@@ -132,6 +132,11 @@ SpawnRequest ToRequest(Napi::Object options) {
   if (Has(options, "cpus")) request.cpus = ToList(options.Get("cpus"), "cpus", bit);
   if (Has(options, "uid")) request.uid = ToUnsigned(options.Get("uid"), "uid");
   if (Has(options, "gid")) request.gid = ToUnsigned(options.Get("gid"), "gid");
+  if (Has(options, "setsid")) {
+    const Napi::Value setsid = options.Get("setsid");
+    if (!setsid.IsBoolean()) Reject(options.Env(), "setsid", "a boolean");
+    request.setsid = setsid.As<Napi::Boolean>().Value();
+  }
   if (Has(options, "pdeathsig")) request.pdeathsig = ToInt(options.Get("pdeathsig"), "pdeathsig");
   return request;
 }

@@ -173,6 +173,7 @@ int ChildMain(void* argument) {
   }
   ChangeUser(plan);
   PlaceStdio(plan);
+  if (request.setsid && syscall(SYS_setsid) < 0) Give(plan, "setsid");
   if (request.pdeathsig > 0) {
     if (prctl(PR_SET_PDEATHSIG, request.pdeathsig) != 0) Give(plan, "prctl");
     // It may have died before it was asked to say so.

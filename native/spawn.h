@@ -30,6 +30,7 @@ struct SpawnRequest {
   std::optional<uid_t> uid;
   std::optional<gid_t> gid;
   std::vector<int> stdio;
+  bool setsid = false;
   int pdeathsig = 0;
 };
 

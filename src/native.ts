@@ -31,6 +31,8 @@ export interface SpawnOptions {
   gid?: number;
   /** Descriptors of ours that become 0, 1, 2, ... of the child; -1 is /dev/null. All others are closed on exec. */
   stdio: number[];
+  /** setsid(2): a session of its own, which a terminal's Ctrl-C and hang-up do not reach. */
+  setsid?: boolean;
   /** The child gets this signal when the thread that started it ends (PR_SET_PDEATHSIG, set last, parent re-checked). */
   pdeathsig?: number;
 }

@@ -36,6 +36,7 @@ export async function heldScope(addon: Addon, scope: string, hierarchy: Hierarch
     ].flat(),
     env: Object.entries(process.env).map(([key, value]) => `${key}=${value}`),
     stdio: [-1, write, write],
+    setsid: true,
     pdeathsig: 9,
   });
   closeSync(write);

@@ -145,6 +145,7 @@ async function run(addon: Addon, file: string, args: string[]): Promise<Output> 
       args,
       env: Object.entries(process.env).flatMap(([key, value]) => (value === undefined ? [] : [`${key}=${value}`])),
       stdio: [-1, outWrite, errWrite],
+      setsid: true,
       pdeathsig: 9,
     });
   } catch (error) {

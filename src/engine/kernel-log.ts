@@ -151,6 +151,7 @@ function startJournalctl(addon: Addon, file: string): { lines(): string[]; hasEn
       args: ["journalctl", ...journalArguments],
       env: Object.entries(process.env).map(([key, value]) => `${key}=${value}`),
       stdio: [-1, write, write],
+      setsid: true,
       pdeathsig: 9,
     });
   } catch (error) {

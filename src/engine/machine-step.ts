@@ -58,6 +58,7 @@ function runTool(addon: Addon, name: string, device: string): Promise<ExitInfo> 
     env: [],
     oomScoreAdj: 0,
     stdio: [-1, -1, -1],
+    setsid: true,
     pdeathsig: 9,
   });
   return new Promise((resolve) => addon.onExit(child, resolve));

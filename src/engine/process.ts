@@ -202,6 +202,7 @@ export function startProcess(
       ...(plan.cpus ? { cpus: plan.cpus } : {}),
       ...(plan.user ? { uid: plan.user.uid, gid: plan.user.gid } : {}),
       stdio,
+      setsid: true,
       pdeathsig: signals["SIGKILL"] ?? 9,
     });
     for (const fd of new Set(stdio)) if (fd >= 0) shut(fd);

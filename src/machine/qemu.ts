@@ -159,6 +159,7 @@ export function startQemu(vm: VmSpec, parts: QemuParts, handlers: QemuHandlers, 
       args: ["qemu-system-x86_64", ...qemuArguments(vm, parts), ...(saved === null ? [] : ["-incoming", "defer"])],
       env: Object.entries(process.env).map(([key, value]) => `${key}=${value}`),
       stdio: saved === null ? stdio : [...stdio, saved.state],
+      setsid: true,
       pdeathsig: 9,
     });
   } catch (error) {
