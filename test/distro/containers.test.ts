@@ -135,9 +135,12 @@ describe("containers on Debian 13", { ...canBuildImage, ...canStartDistro }, () 
       `OOMLAB_CONTAINER_ENGINE=${programOf(engine)} OOMLAB_CONTAINER_OPTIONS=--volume=/usr:/usr:ro ` +
       `oomlab run --machine container ${file}`;
     const untilHolding = (): Promise<string> =>
-      guest.must("for i in $(seq 300); do pgrep -f '[s]tress .*--hold' >/dev/null && exit 0; sleep 0.2; done; exit 1", {
-        timeoutMs: 90_000,
-      });
+      guest.must(
+        "for i in $(seq 300); do pgrep -f '[s]tress .*[-]-hold' >/dev/null && exit 0; sleep 0.2; done; exit 1",
+        {
+          timeoutMs: 90_000,
+        },
+      );
 
     test("proves a kill and leaves nothing", async () => {
       expect(await guest.run(command("/srv/job/scenarios/over.yaml"), { as, timeoutMs: 120_000 })).toMatchObject(

@@ -91,7 +91,7 @@ describe("on Debian 13 as root", canStartDistro, () => {
     expect(await guest.take("/tmp/records/*.ndjson")).toContain(`oom_memcg=${path}/web`);
   });
 
-  const holds = "pgrep -f '[s]tress .*--hold' >/dev/null";
+  const holds = "pgrep -f '[s]tress .*[-]-hold' >/dev/null";
   const untilHolding = (): Promise<string> =>
     guest.must(`for i in $(seq 100); do ${holds} && exit 0; sleep 0.2; done; exit 1`);
 

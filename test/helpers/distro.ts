@@ -351,7 +351,8 @@ export class Distro implements AsyncDisposable {
       find /sys/fs/cgroup -type d -name 'oomlab*'
       systemctl list-units --all --plain --no-legend 'oomlab-run*'
       for bus in /run/user/*/bus; do
-        [ -S $bus ] && busctl --address=unix:path=$bus call org.freedesktop.systemd1 /org/freedesktop/systemd1 \
+        uid=$(stat -c %u $bus)
+        [ -S $bus ] && setpriv --reuid $uid --regid $uid --clear-groups busctl --address=unix:path=$bus call org.freedesktop.systemd1 /org/freedesktop/systemd1 \
           org.freedesktop.systemd1.Manager ListUnitsByPatterns asas 0 1 'oomlab-run*' 2>&1 | grep -v '^a(ssssssouso) 0$'
       done
       ps -eo pid,comm,args | grep -E '[s]tress --|[o]omlab |[s]leep infinity'
