@@ -119,6 +119,8 @@ export interface Death<Kill extends OomKillFacts = OomKillFacts> {
   limits: Readonly<Record<string, number>>;
   /** Evidence that no OOM kill happened to it. */
   noKill: Evidence | null;
+  /** Evidence of an OOM kill in its cgroup, the victim of which nothing names. */
+  namelessKill: Evidence | null;
 }
 
 /** Senders whose job is to end what uses too much memory. */
@@ -150,6 +152,7 @@ export function causeOf<Kill extends OomKillFacts>(death: Death<Kill>): Cause<Ki
     childKill(death) ??
     gaveUp(death) ??
     childSignal(death) ??
+    namelessChildKill(death) ??
     unexplainedSignal(death) ??
     ownExit(death)
   );
@@ -216,6 +219,17 @@ function childKill<Kill extends OomKillFacts>(death: Death<Kill>): Cause<Kill> |
     `${death.name} ended with ${endWords(death.exit)}, for ${childWords(found.kill)} was killed`,
   );
   return { ...made, confidence: death.exit.code === 137 ? made.confidence : "likely" };
+}
+
+/** A kill that only the counters show: without a kernel log nothing names a child that oomlab did not start. */
+function namelessChildKill<Kill extends OomKillFacts>(death: Death<Kill>): Cause<Kill> | null {
+  if (death.namelessKill === null || death.exit.signal !== null || death.exit.code === 0) return null;
+  return cause(
+    "unknown-oom",
+    `${death.name} ended with ${endWords(death.exit)}; the kernel's OOM killer killed a process in its cgroup, and nothing names which`,
+    [death.namelessKill, exitEvidence(death)],
+    { by: byKernel, confidence: "likely", missing: ["kernel-log: the victim, the kind of the kill and the limit"] },
+  );
 }
 
 function oomCause<Kill extends OomKillFacts>(

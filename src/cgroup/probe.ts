@@ -223,7 +223,9 @@ export function underSystemd(
 
   if (found.memoryController !== 2) return { ...found, systemd: null };
   const path = `${base("cgroup2")}/user.slice/user-${uid}.slice/user@${uid}.service`;
-  const home = existsSync(join(root, `run/user/${uid}/systemd/private`)) ? onV2(path, "app.slice") : null;
+  // Sockets of an instance that was stopped stay for as long as the user is logged in; its cgroup does not.
+  const runs = v2 !== undefined && existsSync(join(root, v2.point, path));
+  const home = runs && existsSync(join(root, `run/user/${uid}/systemd/private`)) ? onV2(path, "app.slice") : null;
   const hasBus = existsSync(join(root, `run/user/${uid}/bus`));
   if (home !== null && typeof home !== "string" && hasBus && home.controllers.includes("memory"))
     return {
@@ -236,7 +238,7 @@ export function underSystemd(
   if (found.hierarchies.some(({ version }) => version === 2)) return { ...found, systemd: null };
   const problem =
     home === null
-      ? `this user (uid ${uid}) has no systemd instance that could delegate a cgroup: log in over ssh or at a console, type \`sudo loginctl enable-linger ${uid}\`, or run oomlab as root`
+      ? `this user (uid ${uid}) has no systemd instance that could delegate a cgroup: log in over ssh or at a console, type \`sudo systemctl start user@${uid}\` or \`sudo loginctl enable-linger ${uid}\`, or run oomlab as root`
       : typeof home === "string"
         ? home
         : !hasBus

@@ -214,7 +214,7 @@ async function host(): Promise<Finding[]> {
     ...(caps.uid !== 0 && existsSync("/run/systemd/system") ? [userInstance(caps.uid)] : []),
     {
       name: "systemd",
-      ok: true,
+      ok: caps.systemd !== null || some,
       detail:
         caps.systemd === null
           ? "delegates nothing to oomlab here"

@@ -59,8 +59,15 @@ function causeOfProcess(facts: Facts, found: OomKills, others: OtherEnds, proces
       facts.logComplete && found.counted === 0
         ? { source: "counters", at: null, text: "the cgroups counted no OOM kill" }
         : null,
+    namelessKill: namelessKill(facts, found),
   };
   return causeOf(death);
+}
+
+/** Kills that the counters show and that no kill accounts for, where only one process can have been hit or be its parent. */
+function namelessKill({ plan }: Facts, { kills, counted }: OomKills): Death<Kill>["namelessKill"] {
+  if (plan.processes.length !== 1 || counted === null || counted <= kills.length) return null;
+  return { source: "counters", at: null, text: `oom_kill grew by ${counted}, and ${kills.length} kill(s) are known` };
 }
 
 /** Limits of setrlimit(2) that make an allocation fail. */

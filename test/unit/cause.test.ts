@@ -21,6 +21,7 @@ const noDeath: Death = {
   rlimits: [],
   limits: { web: 210 << 20 },
   noKill: null,
+  namelessKill: null,
 };
 const status = (code: number): Death["exit"] => ({ code, signal: null, at: null });
 const signalled = (signal: string): Death["exit"] => ({ code: null, signal, at: null });
@@ -46,6 +47,17 @@ const kill: OomKillFacts = {
   witnesses: ["kmsg", "counters", "exit"],
   victim: { pid: 100, comm: "app", anonRss: 200 << 20, shmemRss: 0 },
 };
+
+test("a kill that only the counters show is the reason for a parent's status, its victim open", () => {
+  const namelessKill = { source: "counters" as const, at: null, text: "oom_kill grew by 1" };
+  expect(causeOf({ ...noDeath, exit: status(1), namelessKill })).toMatchObject({
+    cause: "unknown-oom",
+    confidence: "likely",
+    by: { kind: "kernel" },
+    missing: [expect.stringMatching(/^kernel-log/)],
+  });
+  expect(causeOf({ ...noDeath, namelessKill })).toMatchObject({ cause: "exit" });
+});
 
 describe("a program's last words", () => {
   test.each([
